@@ -1,0 +1,1 @@
+from pyro_vae.svi import SVI

@@ -1,0 +1,218 @@
+r"""A data set: three splits of named fields, and what is known about them."""
+
+__all__ = ["Binarization", "Data", "Fields", "Split", "batches"]
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Generator, Size, Tensor
+
+from pyro_vae.data.standardize import Standardization
+from pyro_vae.data.tables import Columns
+from pyro_vae.likelihoods import Likelihood
+
+Fields = dict[str, Tensor]
+Split = Literal["train", "validation", "test"]
+Binarization = Literal["none", "static", "dynamic"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    r"""Training, validation and test rows, and what is known about them.
+
+    A split is a dictionary of named fields with equal lengths: ``x``, with shape
+    :math:`(N, \text{event\_shape})`, where there are labels ``y``, with shape :math:`(N)`, and
+    whatever else the source has. A split that a source does not have is an empty dictionary.
+    Rows keep the order of their source, which may be sorted (the test rows of ``static-mnist``
+    are, by digit): the first rows of a split are no sample of it.
+
+    Arguments:
+        name: What the data are called.
+        train, validation, test: The splits. Under ``binarization="dynamic"``, ``x`` holds the
+            probabilities that :meth:`epoch` draws from.
+        natural: The natural likelihood of ``x``, as :meth:`epoch` returns it.
+        value_range: The least and the greatest value that ``x`` can take (counts, levels and
+            probabilities), or else takes.
+        classes: The names of the labels ``y``.
+        binarization: ``"none"``, ``"static"`` (drawn once) or ``"dynamic"`` (each epoch).
+        standardization: How ``x`` was standardised.
+        columns: The columns of the table that ``x`` was read from.
+
+    Raises:
+        ValueError: If a split has no field ``x``, fields of different lengths, or rows of
+            another shape than those of the training split.
+
+    Example:
+        >>> from pyro_vae.data import load
+        >>> data = load("digits")
+        >>> data
+        Data('digits', 1297/250/250 rows of shape (1, 8, 8), Binomial)
+        >>> [x.shape for x in data.train.values()]
+        [torch.Size([1297, 1, 8, 8]), torch.Size([1297])]
+    """
+
+    name: str
+    train: Fields
+    validation: Fields
+    test: Fields
+    natural: Likelihood
+    value_range: tuple[float, float]
+    classes: tuple[str, ...] | None = None
+    binarization: Binarization = "none"
+    standardization: Standardization | None = None
+    columns: Columns | None = None
+
+    def __post_init__(self) -> None:
+        check_splits({name: fields for name, fields in self.splits.items() if fields}, self.name)
+
+    def __repr__(self) -> str:
+        rows = "/".join(str(len(fields.get("x", ()))) for fields in self.splits.values())
+        shape, likelihood = tuple(self.event_shape), type(self.natural).__name__
+        return f"{type(self).__name__}({self.name!r}, {rows} rows of shape {shape}, {likelihood})"
+
+    @property
+    def splits(self) -> dict[Split, Fields]:
+        r"""The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def event_shape(self) -> Size:
+        r"""The shape of one datum."""
+        return self.train["x"].shape[1:]
+
+    @property
+    def likelihood(self) -> Likelihood:
+        r"""A new natural likelihood, so that no two models share one with learned parameters."""
+        return deepcopy(self.natural)
+
+    @property
+    def log_jacobian(self) -> float:
+        r"""What is added to one datum's log-density to have it in the user's units, in nats."""
+        return 0.0 if self.standardization is None else self.standardization.log_jacobian
+
+    def restore(self, x: Tensor) -> Tensor:
+        r"""Maps ``x``, with shape :math:`(*, \text{event\_shape})`, to the user's units.
+
+        A table's categorical column comes back as one column that holds the index of the level
+        (see :class:`Columns`).
+
+        Example:
+            >>> from pyro_vae.data import load
+            >>> data = load(torch.tensor([[1.5], [-3.0], [6.0]]), standardize=True)
+            >>> data.restore(data.train["x"]).sort(dim=0).values.T
+            tensor([[-3.0000,  1.5000,  6.0000]])
+        """
+        x = x if self.standardization is None else self.standardization.undo(x)
+        return x if self.columns is None else self.columns.restore(x)
+
+    def to(self, device: torch.device | str) -> "Data":
+        r"""The same data with all fields on ``device``."""
+        train, validation, test = (
+            {name: field.to(device) for name, field in fields.items()}
+            for fields in self.splits.values()
+        )
+        return replace(self, train=train, validation=validation, test=test)
+
+    def epoch(self, split: Split = "train", generator: Generator | None = None) -> Fields:
+        r"""The fields of a split, with a fresh draw of ``x`` under dynamic binarisation.
+
+        .. math:: x_{nf} \sim \text{Bernoulli}(p_{nf})
+
+        Arguments:
+            split: The name of the split.
+            generator: The source of randomness, on the device of the fields.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        if split not in self.splits:
+            raise ValueError(f"expected a split of {', '.join(self.splits)}, got {split!r}")
+
+        fields = self.splits[split]
+        if not fields:
+            raise ValueError(
+                f"{self.name}: expected a {split} split, got none; load it with {split}=0.1, say"
+            )
+
+        if self.binarization == "dynamic":
+            check_generator(generator, fields["x"].device)
+            return {**fields, "x": torch.bernoulli(fields["x"], generator=generator)}
+        return fields
+
+
+def check_splits(splits: Mapping[str, Fields], origin: str) -> None:
+    r"""Raises unless there are training rows, and all splits have rows of the same kind."""
+    for split, fields in {"train": Fields(), **splits}.items():
+        if "x" not in fields:
+            got = ", ".join(fields) or "none"
+            raise ValueError(f"{origin}: expected a field 'x' in {split}, got {got}")
+
+        lengths = {name: tuple(field.shape[:1]) for name, field in fields.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{origin}: expected fields of one length in {split}, got {lengths}")
+
+        expected, found = (rows["x"].shape[1:] for rows in (splits["train"], fields))
+        if found != expected:
+            raise ValueError(
+                f"{origin}: expected rows of shape {tuple(expected)} in {split}, as in train, got "
+                f"{tuple(found)}"
+            )
+
+
+def check_generator(generator: Generator | None, device: torch.device) -> None:
+    r"""Raises unless the generator can be used on the device."""
+    if generator is not None and generator.device.type != device.type:
+        raise ValueError(
+            f"expected a generator on the device of the data, {device}, got one on "
+            f"{generator.device}; make it with torch.Generator({str(device)!r})"
+        )
+
+
+def batches(
+    fields: Mapping[str, Tensor],
+    batch_size: int,
+    *,
+    shuffle: bool = True,
+    generator: Generator | None = None,
+    drop_last: bool = False,
+) -> Iterator[Fields]:
+    r"""Cuts fields into batches, on their device.
+
+    Arguments:
+        fields: Tensors with equal lengths :math:`N`.
+        batch_size: The number of rows in a batch. The last one has fewer where it does not
+            divide :math:`N`.
+        shuffle: Whether rows are put in random order first.
+        generator: The source of randomness, on the device of the fields.
+        drop_last: Whether a last batch of fewer rows is left out.
+
+    Raises:
+        ValueError: If ``batch_size`` is not positive, there is no batch, or the generator is on
+            another device.
+
+    Example:
+        >>> [batch["x"] for batch in batches({"x": torch.arange(5)}, 2, shuffle=False)]
+        [tensor([0, 1]), tensor([2, 3]), tensor([4])]
+    """
+    if batch_size < 1:
+        raise ValueError(f"expected a positive batch_size, got {batch_size}")
+
+    first = next(iter(fields.values()), torch.empty(0))
+    rows, device = first.shape[0], first.device
+    if rows == 0 or (drop_last and rows < batch_size):
+        raise ValueError(f"expected at least one batch of {batch_size} rows, got {rows} rows")
+    check_generator(generator, device)
+
+    stop = rows - rows % batch_size if drop_last else rows
+    if shuffle:
+        order = torch.randperm(rows, generator=generator, device=device)[:stop]
+    else:
+        order = torch.arange(stop, device=device)
+
+    return (
+        {name: field.index_select(0, index) for name, field in fields.items()}
+        for index in order.split(batch_size)
+    )

@@ -1,0 +1,84 @@
+r"""From a source's own numbers to what is trained on."""
+
+__all__ = ["prepare"]
+
+import torch
+from torch import Generator, Tensor
+
+from pyro_vae.data.binarize import binarize, probabilities
+from pyro_vae.data.dataset import Binarization, Data, Fields
+from pyro_vae.data.natural import natural_likelihood, value_range
+from pyro_vae.data.raw import Raw
+from pyro_vae.data.standardize import Standardization
+from pyro_vae.likelihoods import Bernoulli, NormalLearnedScale
+
+
+def prepare(
+    raw: Raw,
+    splits: dict[str, Fields],
+    binarization: Binarization,
+    standardize: bool | None,
+    seed: int,
+) -> Data:
+    r"""Standardises or binarises splits, and puts them into the default dtype.
+
+    Arguments:
+        raw: What the source knows.
+        splits: The fields of each split, in the source's own numbers.
+        binarization: As :func:`load` has it.
+        standardize: Whether to standardise; None does so unless the data are binary.
+        seed: Of static binarisation.
+
+    Raises:
+        ValueError: If the data can be neither, or both are asked for.
+    """
+    if standardize and binarization != "none":
+        raise ValueError(f"{raw.origin}: expected either standardize or binarization, got both")
+
+    xs = {split: fields["x"] for split, fields in splits.items()}
+    likelihood = raw.likelihood or natural_likelihood(list(xs.values()))
+    if standardize is None:
+        standardize = not isinstance(likelihood, Bernoulli)
+
+    standardization = standardization_of(xs["train"], raw) if standardize else None
+    if standardization is not None:
+        likelihood = NormalLearnedScale()
+        xs = {split: standardization(x.double()) for split, x in xs.items()}
+    if binarization != "none":
+        xs = {split: probabilities(x, likelihood, raw.origin) for split, x in xs.items()}
+        likelihood = Bernoulli()
+    if binarization == "static":
+        generator = Generator().manual_seed(seed)
+        xs = {split: binarize(x, generator) for split, x in xs.items()}
+
+    done = {split: cast(fields | {"x": xs[split]}) for split, fields in splits.items()}
+    return Data(
+        name=raw.name,
+        train=done["train"],
+        validation=done.get("validation", {}),
+        test=done.get("test", {}),
+        natural=likelihood,
+        value_range=value_range([fields["x"] for fields in done.values()], likelihood),
+        classes=raw.classes,
+        binarization=binarization,
+        standardization=standardization,
+        columns=raw.columns,
+    )
+
+
+def standardization_of(x: Tensor, raw: Raw) -> Standardization:
+    r"""The standardisation of training rows, without the indicators of categorical columns."""
+    ones = torch.ones(x.shape[1:], dtype=torch.bool, device=x.device)
+    try:
+        return Standardization.of(x.double(), ones if raw.columns is None else raw.columns.numeric)
+    except ValueError as error:
+        raise ValueError(f"{raw.origin}: {error}") from error
+
+
+def cast(fields: Fields) -> Fields:
+    r"""Puts numbers into the default dtype, and labels and other integers into int64."""
+    dtypes = {
+        name: torch.get_default_dtype() if name == "x" or field.is_floating_point() else torch.int64
+        for name, field in fields.items()
+    }
+    return {name: field.to(dtypes[name]).contiguous() for name, field in fields.items()}

@@ -1,0 +1,68 @@
+r"""What a source says about its data, before anything is done to them."""
+
+__all__ = ["Raw", "tensor"]
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.tables import Columns
+from pyro_vae.likelihoods import Likelihood
+
+WIDE = {
+    **dict.fromkeys(
+        (torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64),
+        torch.int64,
+    ),
+    **dict.fromkeys((torch.float16, torch.bfloat16), torch.float32),
+    torch.bool: torch.uint8,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    r"""Splits in the source's own numbers, and what the source knows about them.
+
+    Arguments:
+        name: What the data are called.
+        origin: What errors call them: a path where there is one.
+        splits: Named fields, with equal lengths, of each split that the source has.
+        likelihood: The natural likelihood, if the source knows it.
+        classes: The names of the labels ``y``.
+        columns: The columns of the table that ``x`` was read from.
+    """
+
+    name: str
+    origin: str
+    splits: dict[str, dict[str, Tensor]]
+    likelihood: Likelihood | None = None
+    classes: tuple[str, ...] | None = None
+    columns: Columns | None = None
+
+
+def tensor(value: Any, origin: str) -> Tensor:
+    r"""A tensor, on its device, or an array as a tensor of the same numbers.
+
+    Booleans and bytes become bytes; other integers, of which torch computes only with signed ones,
+    int64; half precision becomes single.
+
+    Raises:
+        ValueError: If the array does not hold booleans, integers or floats.
+    """
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            raise ValueError(f"{origin}: expected real numbers, got {value.dtype}")
+        return value.detach().to(WIDE.get(value.dtype, value.dtype))
+
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{origin}: expected an array of numbers, got dtype {array.dtype}; convert it first"
+        )
+
+    # of foreign byte orders and long doubles torch knows nothing
+    native = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(float)
+    return tensor(torch.from_numpy(array.astype(native)), origin)

@@ -1,0 +1,71 @@
+r"""Standardisation: features with mean 0 and standard deviation 1, and the way back."""
+
+__all__ = ["Standardization"]
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Standardization:
+    r"""An affine map of each feature that keeps densities comparable.
+
+    .. math::
+        x' = \frac{x - \mu}{\sigma} \qquad
+        \log p(x) = \log p'(x') - \sum_f \log \sigma_f
+
+    Arguments:
+        loc: The means :math:`\mu`, with shape ``event_shape``.
+        scale: The standard deviations :math:`\sigma > 0`, with shape ``event_shape``.
+
+    Example:
+        >>> standardization = Standardization(torch.tensor([3.0]), torch.tensor([2.0]))
+        >>> standardization(torch.tensor([[7.0]]))
+        tensor([[2.]])
+        >>> standardization.undo(torch.tensor([[2.0]]))
+        tensor([[7.]])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, which: Tensor) -> Self:
+        r"""The standardisation of rows, which leaves some features as they are.
+
+        Arguments:
+            x: The rows, with shape :math:`(N, \text{event\_shape})`.
+            which: The features to standardise, with shape ``event_shape``.
+
+        Raises:
+            ValueError: If one of them is constant.
+        """
+        # equal numbers may deviate from their mean by rounding
+        constant = (x == x[0]).all(dim=0) & which
+        if constant.any():
+            index = tuple(constant.nonzero()[0].tolist())
+            raise ValueError(
+                f"expected features that vary among the training rows, got {int(constant.sum())} "
+                f"constant ones, the first at {index}; remove them or give standardize=False"
+            )
+
+        loc, scale = x.mean(dim=0), x.std(dim=0, correction=0)
+        return cls(
+            loc.where(which, torch.zeros_like(loc)), scale.where(which, torch.ones_like(scale))
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        r"""Standardises ``x``, with shape :math:`(*, \text{event\_shape})`."""
+        return (x - self.loc.to(x)) / self.scale.to(x)
+
+    def undo(self, x: Tensor) -> Tensor:
+        r"""Maps standardised ``x``, with shape :math:`(*, \text{event\_shape})`, back."""
+        return x * self.scale.to(x) + self.loc.to(x)
+
+    @property
+    def log_jacobian(self) -> float:
+        r"""What is added to a log-density of :math:`x'` to make it one of :math:`x`, in nats."""
+        return -float(self.scale.log().sum())

@@ -1,0 +1,58 @@
+r"""Kullback-Leibler divergences in closed form."""
+
+__all__ = ["has_kl", "kl_divergence"]
+
+import torch
+from pyro.distributions import Independent, MaskedDistribution, MultivariateNormal, Normal
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+def kl_divergence(q: Distribution, p: Distribution) -> Tensor:
+    r"""The divergence :math:`\text{KL}(q \| p) = \mathbb{E}_q[\log q(z) - \log p(z)]`.
+
+    What torch and Pyro know, and from a full to a diagonal normal, where with
+    :math:`q = \mathcal{N}(m, L L^\top)` and :math:`p = \mathcal{N}(\mu, \text{diag} \, \sigma^2)`
+
+    .. math::
+        \text{KL}(q \| p) = \sum_i \log \frac{\sigma_i}{L_{ii}} - \frac{1}{2}
+            + \frac{\sum_j L_{ij}^2 + (m_i - \mu_i)^2}{2 \sigma_i^2} .
+
+    Arguments:
+        q: The distribution of which the expectation is taken, with batch shape :math:`(*)`.
+        p: The other distribution, with the same shapes.
+
+    Raises:
+        NotImplementedError: If there is no closed form for these two families.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> p = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> kl_divergence(dist.MultivariateNormal(torch.ones(2), torch.eye(2)), p)
+        tensor(1.)
+    """
+    if isinstance(q, MultivariateNormal) and _is_diagonal_normal(p):
+        loc, scale = p.base_dist.loc, p.base_dist.scale
+        square = q.scale_tril.square().sum(-1) + (q.loc - loc).square()
+        log_diagonal = q.scale_tril.diagonal(dim1=-2, dim2=-1).log()
+        return (scale.log() - log_diagonal + (square / scale.square() - 1) / 2).sum(-1)
+    return torch.distributions.kl_divergence(q, p)
+
+
+def has_kl(q: Distribution, p: Distribution) -> bool:
+    r"""Whether :func:`kl_divergence` knows these two, over the same events and unmasked."""
+    if any(isinstance(d, MaskedDistribution) for d in (q, p)) or q.event_shape != p.event_shape:
+        return False
+    try:
+        kl_divergence(q, p)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _is_diagonal_normal(p: Distribution) -> bool:
+    return (
+        isinstance(p, Independent)
+        and p.reinterpreted_batch_ndims == 1
+        and isinstance(p.base_dist, Normal)
+    )

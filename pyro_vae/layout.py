@@ -1,0 +1,219 @@
+r"""What one run of a pair shows of its structure: plates, kinds of sites, where a KL is exact."""
+
+__all__ = ["PARTICLES", "Layout", "frames", "inspect", "latent_sites", "plate_dims", "sample_sites"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.infer.inspect import get_dependencies
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+
+from pyro_vae.distributions import has_kl
+from pyro_vae.programs import Program, unchanged
+
+PARTICLES = "_particles"
+
+Site = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    r"""The structure of a model and guide, as one run on a batch shows it.
+
+    Arguments:
+        nesting: How many dimensions plates take: the deepest stands at dim ``-nesting``.
+        plate: The data plate's name, or ``None`` where the whole batch is one datum.
+        subsampled: Whether the data plate states the data's size itself.
+        enumerated: Model sites that are summed out.
+        imputed: Unobserved parts of ``obs_mask`` sites that the guide does not draw.
+        analytic: Guide sites at which :math:`\text{KL}(q \| p)` may stand for its estimate.
+        shared: Sites outside the data plate: global latents, drawn once for all data.
+    """
+
+    nesting: int
+    plate: str | None
+    subsampled: bool
+    enumerated: frozenset[str]
+    imputed: frozenset[str]
+    analytic: frozenset[str]
+    shared: frozenset[str]
+
+
+def frames(site: Site) -> list[Any]:
+    r"""The vectorised plates around a site, outermost first."""
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+
+def plate_dims(site: Site) -> dict[str, int]:
+    r"""The dimension of each vectorised plate around a site."""
+    return {frame.name: frame.dim for frame in frames(site)}
+
+
+def sample_sites(trace: Trace) -> dict[str, Site]:
+    r"""The random sites of a trace: neither subsampling nor ``pyro.deterministic``."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic")
+    }
+
+
+def latent_sites(trace: Trace) -> dict[str, Site]:
+    r"""The random sites of a trace that are not observed."""
+    return {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
+
+
+def inspect(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    data_plate: str | None = None,
+) -> Layout:
+    r"""Runs the guide and the replayed model once and reads off how they are built.
+
+    The random state and the buffers are restored.
+
+    Raises:
+        ValueError: If a model site is neither drawn by the guide, nor observed, nor enumerated;
+            if a guide site is neither in the model nor auxiliary; if the data plate is not in
+            the programs, holds a site in one of them only, or an enumerated site lies outside it.
+    """
+    with torch.no_grad(), unchanged(model, guide), poutine.block():
+        q = poutine.trace(guide).get_trace(*args, **kwargs)
+        replayed = poutine.replay(model, trace=q)
+        p = poutine.trace(replayed).get_trace(*args, **kwargs)
+        parents, fed = _upstream(model, p, args, kwargs), _upstream(guide, q, args, kwargs)
+
+    enumerated, imputed = _match(q, p)
+    plate = _data_plate(q, p, data_plate)
+    sites = {**sample_sites(q), **sample_sites(p)}
+    local = {name for name, site in sites.items() if plate in plate_dims(site)}
+    if plate is not None:
+        _check_plate(plate, q, p, enumerated - local)
+    around = [frame for site in sites.values() for frame in frames(site)]
+    return Layout(
+        nesting=max((-frame.dim for frame in around), default=0),
+        plate=plate,
+        subsampled=any(f.name == plate and f.full_size not in (None, f.size) for f in around),
+        enumerated=frozenset(enumerated),
+        imputed=frozenset(imputed),
+        analytic=frozenset(
+            name for name in latent_sites(q) if _is_analytic(name, q, p, parents, fed, enumerated)
+        ),
+        shared=frozenset(sites) - local if plate is not None else frozenset(),
+    )
+
+
+def _match(q: Trace, p: Trace) -> tuple[set[str], set[str]]:
+    r"""The model's latents that the guide lacks: those to sum out, those left to the model."""
+    latents, drawn = latent_sites(p), latent_sites(q)
+    lacking = {name: site for name, site in latents.items() if name not in drawn}
+    enumerated = {n for n, s in lacking.items() if s["infer"].get("enumerate") == "parallel"}
+    observed = {name for name, site in sample_sites(p).items() if site["is_observed"]}
+    imputed = {n for n in lacking if n.removesuffix("_unobserved") + "_observed" in observed}
+    if missing := sorted(set(lacking) - enumerated - imputed):
+        raise ValueError(
+            f"expected the guide to draw every latent of the model, got none of {missing}: add "
+            "pyro.sample statements with these names to the guide, or mark a discrete site "
+            'infer={"enumerate": "parallel"} in the model to have it summed out'
+        )
+    extra = {n for n, s in drawn.items() if n not in latents and not s["infer"].get("is_auxiliary")}
+    if extra:
+        raise ValueError(
+            f"expected every guide site to be a latent of the model, got {sorted(extra)} besides: "
+            f"the model draws {sorted(latents)}; rename or remove the site, or mark a helper "
+            'infer={"is_auxiliary": True}'
+        )
+    return enumerated, imputed
+
+
+def _data_plate(q: Trace, p: Trace, data_plate: str | None) -> str | None:
+    r"""The plate asked for, else the one named ``data``, else the only one that holds all data."""
+    names = {f.name for t in (q, p) for site in sample_sites(t).values() for f in frames(site)}
+    if data_plate is not None and data_plate not in names:
+        raise ValueError(f"expected the data plate to be one of {sorted(names)}, got {data_plate!r}")
+    if data_plate is not None or "data" in names:
+        return data_plate or "data"
+    sites = sample_sites(p).values()
+    observed = [set(plate_dims(site)) for site in sites if site["is_observed"]]
+    common = set.intersection(*observed) if observed else set()
+    return common.pop() if len(common) == 1 else None
+
+
+def _check_plate(plate: str, q: Trace, p: Trace, outside: set[str]) -> None:
+    drawn = latent_sites(q)
+    for name, site in latent_sites(p).items():
+        inside = plate in plate_dims(site)
+        if name in drawn and inside != (plate in plate_dims(drawn[name])):
+            here, there = ("model", "guide") if inside else ("guide", "model")
+            raise ValueError(
+                f"expected site {name!r} inside plate {plate!r} in both programs, found it there "
+                f"in the {here} only: move the {there}'s pyro.sample({name!r}, …) into "
+                f'`with pyro.plate("{plate}", …)`'
+            )
+    if outside:
+        raise ValueError(
+            f"expected enumerated sites inside the data plate {plate!r}, got {sorted(outside)} "
+            "outside: what is shared by all data cannot be summed out per datum; draw it in the guide"
+        )
+
+
+def _upstream(
+    program: Program, trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, set[str]]:
+    r"""The sites that each site's distribution depends on."""
+    try:
+        found = get_dependencies(program, args, kwargs)["prior_dependencies"]
+    except Exception:  # provenance cannot be tracked through everything: assume the worst
+        order = list(sample_sites(trace))
+        return {name: set(order[:i]) for i, name in enumerate(order)}
+    return {name: set(parents) - {name} for name, parents in found.items()}
+
+
+def _is_analytic(
+    name: str,
+    q: Trace,
+    p: Trace,
+    parents: Mapping[str, set[str]],
+    fed: Mapping[str, set[str]],
+    enumerated: set[str],
+) -> bool:
+    r"""Whether the KL given earlier latents is an unbiased part of the bound.
+
+    It is not if the prior depends on what the guide draws later from this very site, nor if
+    discrete neighbours are summed out, nor if scales differ, nor if the guide's density is one
+    of a transformed helper.
+    """
+    site, prior = q.nodes[name], p.nodes.get(name)
+    if prior is None or isinstance(_base(site["fn"]), Delta):
+        return False
+    drawn = latent_sites(q)
+    order = list(drawn)
+    latent_parents = parents.get(name, set()) & (set(drawn) | enumerated)
+    children = {n for n, above in parents.items() if name in above}
+    return (
+        not (latent_parents | children) & enumerated
+        and all(order.index(n) < order.index(name) for n in latent_parents)
+        and not any(drawn[n]["infer"].get("is_auxiliary") for n in fed.get(name, set()) & set(drawn))
+        and _same(site["scale"], prior["scale"])
+        and _same(site["mask"], prior["mask"])
+        and has_kl(site["fn"], prior["fn"])
+    )
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b)

@@ -1,0 +1,24 @@
+r"""Networks, and what every network's input and output need."""
+
+__all__ = [
+    "check_event_shape",
+    "check_sites",
+    "check_width",
+    "conv_decoder",
+    "conv_encoder",
+    "flatten_event",
+    "mlp",
+    "plate_size",
+    "positive",
+]
+
+from pyro_vae.nn.convolution import conv_decoder, conv_encoder
+from pyro_vae.nn.perceptron import mlp
+from pyro_vae.nn.positive import positive
+from pyro_vae.nn.shapes import (
+    check_event_shape,
+    check_sites,
+    check_width,
+    flatten_event,
+    plate_size,
+)

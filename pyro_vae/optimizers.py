@@ -1,0 +1,89 @@
+r"""One torch optimiser for all parameters, from whatever the user gave."""
+
+__all__ = ["OptimizerLike", "make_optimizer"]
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+Named = Sequence[tuple[str, Tensor]]
+OptimizerLike = Callable[[Any], Optimizer] | PyroOptim
+
+
+def make_optimizer(optim: OptimizerLike, named: Named) -> Optimizer:
+    r"""Builds one optimiser over ``(name, parameter)`` pairs.
+
+    Arguments:
+        optim: A ``torch.optim`` class or ``functools.partial`` of one, any callable from the
+            pairs to an optimiser, or a ``pyro.optim`` object: its constructor, arguments (by
+            parameter too), clipping and schedule are kept, its one optimiser per parameter is
+            not. Names are prefixed ``model.`` and ``guide.``.
+        named: The pairs.
+
+    Raises:
+        TypeError: If ``optim`` is none of these, or does not return an optimiser.
+    """
+    if isinstance(optim, PyroOptim):
+        optimizer = _unwrapped(optim, named)
+    elif callable(optim):
+        optimizer = optim(list(named))
+    else:
+        optimizer = optim
+    if not isinstance(optimizer, Optimizer) or optimizer is optim:
+        raise TypeError(
+            "expected a torch.optim class (functools.partial(torch.optim.Adam, lr=1e-3)), a "
+            "callable from (name, parameter) pairs to an optimiser, or a pyro.optim object, got "
+            f"{type(optim).__name__}{'' if optimizer is optim else f' returning {optimizer!r}'}"
+        )
+    _fuse(optimizer)
+    return optimizer
+
+
+def _fuse(optimizer: Optimizer) -> None:
+    r"""One kernel for all parameters, where torch has one and the user did not choose."""
+    for group in optimizer.param_groups:
+        free = group.get("fused") is None and group.get("foreach") is None
+        devices = {p.device.type for p in group["params"]}
+        if type(optimizer) in (Adam, AdamW, SGD) and free and devices <= {"cpu", "cuda"}:
+            group["fused"] = not group.get("differentiable", False)
+
+
+def _unwrapped(optim: PyroOptim, named: Named) -> Optimizer:
+    arguments = optim.pt_optim_args
+    if not callable(arguments):
+        optimizer: Optimizer = optim.pt_optim_constructor([p for _, p in named], **arguments)
+    else:
+        split = optim.pt_optim_args_argc == 2
+        options = [_options(arguments, name, split) for name, _ in named]
+        groups = [{"params": [p], **o} for (_, p), o in zip(named, options, strict=True)]
+        # the first's options are the defaults too: an option may have none
+        optimizer = optim.pt_optim_constructor(groups, **options[0])
+    if optim.pt_clip_args:
+        clips = [(p, _options(optim.pt_clip_args, name, split=True)) for name, p in named]
+        optimizer.register_step_pre_hook(lambda *_: _clip(clips))
+    if isinstance(optim, PyroLRScheduler):
+        # Pyro's users call optim.step() after an epoch: it steps what it finds here
+        optim.optim_objs[named[0][1]] = optim.pt_scheduler_constructor(optimizer, **optim.kwargs)
+    return optimizer
+
+
+def _options(options: Any, name: str, split: bool) -> dict[str, Any]:
+    r"""The options of one parameter, by the name that Pyro calls it: without our prefix."""
+    if not callable(options):
+        return dict(options)
+    bare = name.partition(".")[2]
+    module, _, parameter = bare.partition(".")
+    return dict(options(module, parameter or bare) if split else options(bare))
+
+
+def _clip(clips: Sequence[tuple[Tensor, dict[str, Any]]]) -> None:
+    for parameter, clip in clips:
+        if "clip_norm" in clip:
+            clip_grad_norm_(parameter, clip["clip_norm"])
+        if "clip_value" in clip:
+            clip_grad_value_(parameter, clip["clip_value"])

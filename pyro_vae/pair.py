@@ -1,0 +1,128 @@
+r"""A model with its guide: their structure and their parameters, found once per kind of batch."""
+
+__all__ = ["Pair", "Plan"]
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from pyro_vae.draws import Draw
+from pyro_vae.layout import Layout, inspect
+from pyro_vae.programs import (
+    Program,
+    free_tensors,
+    isolated,
+    modules,
+    named_parameters,
+    state,
+    unchanged,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    r"""What one inspection of a pair found, for batches of one structure.
+
+    Arguments:
+        layout: Its plates and the kinds of its sites.
+        model: The parameters that the model uses, those it shares with the guide among them.
+        guide: The other parameters that the guide uses.
+        shared: The names of those that both use.
+    """
+
+    layout: Layout
+    model: tuple[Tensor, ...]
+    guide: tuple[Tensor, ...]
+    shared: tuple[str, ...]
+
+
+class Pair:
+    r"""A model and a guide that were inspected together.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        data_plate: The name of the data plate; by default ``data``, else the only plate that
+            all observed sites share, else none: then the whole batch is one datum.
+
+    Example:
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> pair = Pair(VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2}))
+        >>> pair.draw((torch.ones(3, 4),), {}, particles=5).log_weights.shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(self, model: Program, guide: Program, data_plate: str | None = None) -> None:
+        self.model, self.guide, self.data_plate = isolated(model), isolated(guide), data_plate
+        self.parameters: dict[str, Tensor] = {}
+        self._plans: dict[Any, Plan] = {}
+        self._modules: list[nn.Module] = []
+        self._leaves: dict[int, Tensor] = {}
+
+    def draw(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        particles: int = 1,
+        data_size: int | None = None,
+    ) -> Draw:
+        r"""Draws particles for a batch."""
+        layout = self.plan(args, kwargs).layout
+        return Draw(self.model, self.guide, args, kwargs, layout, particles, data_size)
+
+    def plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+        r"""The plan for a batch; the programs are inspected if its structure is new.
+
+        Batches may differ in sizes. What is new are other arguments, modes, frozen parameters.
+        """
+        plan = self._plans.get(self._structure(args, kwargs))
+        if plan is None:
+            plan = self._inspect(args, kwargs)
+            self._plans[self._structure(args, kwargs)] = plan
+        return plan
+
+    def state(self) -> dict[str, Tensor]:
+        r"""Every tensor that must be kept to have the pair again, by prefixed name, once."""
+        found: dict[int, tuple[str, Tensor]] = {}
+        for prefix, program in (("model.", self.model), ("guide.", self.guide)):
+            named = self.parameters.items()
+            mine = {n.removeprefix(prefix): t for n, t in named if n.startswith(prefix)}
+            for name, tensor in state(program, mine).items():
+                found.setdefault(id(tensor), (prefix + name, tensor))
+        return dict(found.values())
+
+    def _structure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves, spec = tree_flatten((args, kwargs))
+        switches = (bool, str, type(None))
+        kinds = tuple(leaf if isinstance(leaf, switches) else type(leaf) for leaf in leaves)
+        modes = tuple(module.training for module in self._modules)
+        return spec, kinds, modes, tuple(leaf.requires_grad for leaf in self._leaves.values())
+
+    def _inspect(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+        layout = inspect(self.model, self.guide, args, kwargs, self.data_plate)
+        with unchanged(self.model, self.guide), torch.no_grad(), poutine.block():
+            drawn = poutine.trace(self.guide).get_trace(*args, **kwargs)
+            used = free_tensors(poutine.replay(self.model, trace=drawn), *args, **kwargs)
+            used_by_guide = free_tensors(self.guide, *args, **kwargs)
+        model = named_parameters(self.model, used)
+        guide = named_parameters(self.guide, used_by_guide)
+        both = {id(t) for t in model.values()} & {id(t) for t in guide.values()}
+        guide = {name: tensor for name, tensor in guide.items() if id(tensor) not in both}
+        self._register("model.", model)
+        self._register("guide.", guide)
+        leaves = [t for t in (*used, *used_by_guide) if t.is_leaf and t.is_floating_point()]
+        self._leaves.update((id(t), t) for t in leaves)
+        tops = [m for program in (self.model, self.guide) for m in modules(program).values()]
+        self._modules = [module for top in tops for module in top.modules()]
+        shared = tuple(name for name, tensor in model.items() if id(tensor) in both)
+        return Plan(layout, tuple(model.values()), tuple(guide.values()), shared)
+
+    def _register(self, prefix: str, tensors: dict[str, Tensor]) -> None:
+        known = {id(tensor) for tensor in self.parameters.values()}
+        new = {prefix + name: t for name, t in tensors.items() if id(t) not in known}
+        self.parameters.update(new)

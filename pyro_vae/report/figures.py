@@ -1,0 +1,111 @@
+r"""What every picture shares: arrays, axes, colours and the way to a file."""
+
+__all__ = ["COLORS", "DPI", "Array", "Range", "array", "limits", "panels", "save"]
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = Tensor | NDArray[Any]
+Range = tuple[float, float]
+
+COLORS = tuple(matplotlib.color_sequences["petroff10"])  # told apart by colour-blind eyes too
+DPI = 128  # a power of two, so that pixels / DPI * DPI is exact
+
+
+def array(x: Array, name: str) -> NDArray[np.float64]:
+    r"""Returns ``x`` as an array of finite floats with shape :math:`(N, *)`.
+
+    Arguments:
+        x: A tensor on any device, or an array, with shape :math:`(N, *)`.
+        name: What an error calls it.
+
+    Raises:
+        ValueError: If ``x`` is a scalar, is empty or holds values that are not finite.
+    """
+    values = np.asarray(x.detach().cpu().double() if isinstance(x, Tensor) else x, dtype=float)
+
+    if values.ndim == 0 or values.size == 0:
+        raise ValueError(f"expected {name} with shape (N, *) and N > 0, got {values.shape}")
+    if bad := np.count_nonzero(~np.isfinite(values)):
+        raise ValueError(
+            f"expected finite {name}, got {bad} of {values.size} values NaN or infinite"
+        )
+
+    return values
+
+
+def limits(value_range: Range | None, *arrays: NDArray[np.float64]) -> Range:
+    r"""Returns ``value_range`` or else the least and the greatest value of the arrays.
+
+    Raises:
+        ValueError: If ``value_range`` is not two finite numbers in increasing order.
+    """
+    if value_range is None:
+        return min(x.min() for x in arrays), max(x.max() for x in arrays)
+
+    low, high = value_range
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(
+            f"expected a value_range of two finite numbers in order, got {value_range}"
+        )
+    return low, high
+
+
+def panels(
+    rows: int, columns: int, width: float, height: float, **shared: Any
+) -> tuple[Figure, Any]:
+    r"""Returns a figure and its axes, an object array with shape (rows, columns).
+
+    Arguments:
+        rows: The number of panels from top to bottom.
+        columns: The number of panels from left to right.
+        width: The width of one panel, in inches.
+        height: The height of one panel, in inches.
+        shared: What ``Figure.subplots`` takes, for example ``sharey=True``.
+    """
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1, wspace=0.02, hspace=0.02)
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+
+    panel: Axes
+    for panel in axes.flat:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="0.92")
+        panel.set_axisbelow(True)
+
+    return figure, axes
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    r"""Writes ``figure`` to ``path`` as PNG, whole or not at all, and returns the path.
+
+    Arguments:
+        figure: What to write, in the size and resolution that it was made with.
+        path: Where to; missing folders are made, a file that is there is replaced.
+
+    Raises:
+        ValueError: If the name of ``path`` does not end in ``.png``.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"expected a path that ends in .png, got {path.name!r}")
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi="figure")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(buffer.getvalue())
+        return draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+r"""How a fit went: the bound and the divergences against epochs."""
+
+__all__ = ["curves"]
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.report.figures import COLORS, panels
+
+Rows = Sequence[Mapping[str, float]]
+
+VALIDATION = "validation."
+
+
+def curves(history: Rows) -> Figure:
+    r"""Draws the bound, and each site's divergence where it is known, against epochs.
+
+    Arguments:
+        history: One row for each epoch (or step), in nats per datum: ``elbo``, ``objective``,
+            ``kl`` and ``kl.<site>``, the same after ``validation.``, and ``epoch`` or ``step``.
+            Keys may be missing, in some rows or in all.
+
+    Raises:
+        ValueError: If no row has an ``elbo``, or none an ``epoch`` or a ``step``.
+
+    Example:
+        >>> rows = [{"epoch": 1, "elbo": -40.0, "kl.z": 5.0}, {"epoch": 2, "elbo": -30.0}]
+        >>> [panel.get_title() for panel in curves(rows).axes]
+        ['Evidence lower bound', 'KL divergence']
+    """
+    axis = "epoch" if any("epoch" in row for row in history) else "step"
+    rows = [row for row in history if axis in row]
+    names = list(dict.fromkeys(key.removeprefix(VALIDATION) for row in rows for key in row))
+    if "elbo" not in names:
+        raise ValueError(f"expected rows with 'elbo' and 'epoch' or 'step', got keys {names}")
+
+    bounds = ["elbo"]
+    if any(row.get("objective") not in (None, row.get("elbo")) for row in rows):
+        bounds.append("objective")  # equal to the bound it would hide it
+    divergences = [name for name in names if name.startswith("kl.")] or ["kl"]
+    divergences = [name for name in divergences if name in names]
+
+    figure, axes = panels(1, 1 + bool(divergences), 5.8, 4.2)
+    draw(axes[0, 0], rows, axis, bounds)
+    axes[0, 0].set_title("Evidence lower bound")
+    if divergences:
+        axes[0, 1].axhline(0, color="0.7", linewidth=1)
+        draw(axes[0, 1], rows, axis, divergences)
+        axes[0, 1].set_title("KL divergence")
+    return figure
+
+
+def draw(panel: Axes, rows: Rows, axis: str, names: Sequence[str]) -> None:
+    r"""Draws a line for each name, and a dashed one where it has a value in validation."""
+    for k, name in enumerate(names):
+        label = name.removeprefix("kl.")
+        lines = {name: (label, "-"), VALIDATION + name: (f"{label} (validation)", "--")}
+        for key, (label, style) in lines.items():
+            if points := [(row[axis], row[key]) for row in rows if key in row]:
+                panel.plot(
+                    *zip(*points, strict=True),
+                    color=COLORS[k % len(COLORS)],
+                    linestyle=style,
+                    marker="o" if len(rows) < 30 else None,
+                    markersize=3,
+                    label=label,
+                )
+    panel.set(xlabel=axis, ylabel="nats per datum")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    panel.legend(frameon=False)

@@ -1,0 +1,124 @@
+r"""Data drawn from a model, and data beside their reconstructions."""
+
+__all__ = ["reconstructions", "samples"]
+
+import math
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torchvision.utils import make_grid
+
+from pyro_vae.report.figures import DPI, Array, Range, array, limits
+from pyro_vae.report.vectors import paired, plain
+
+PAGE = 1024  # pixels that the longer side of a grid is enlarged to
+TITLE = 48  # pixels above the grid
+
+
+def samples(
+    images: Array,
+    value_range: Range | None = None,
+    columns: int | None = None,
+    title: str = "Samples",
+) -> Figure:
+    r"""Draws data from a model, images as a grid and vectors as lines or a heat map.
+
+    Arguments:
+        images: Grey or RGB images with shape :math:`(N, H, W)`, :math:`(N, 1, H, W)` or
+            :math:`(N, 3, H, W)`, or vectors: anything else with shape :math:`(N, *)`.
+        value_range: The values drawn black and white; values outside are clipped. By default
+            the least and the greatest value of ``images``.
+        columns: The number of images side by side. By default about :math:`\sqrt{N}`.
+        title: What stands above.
+
+    Raises:
+        ValueError: If ``images`` is empty or not finite, or the range is not two finite numbers
+            in increasing order.
+
+    Example:
+        >>> figure = samples(torch.rand(9, 1, 8, 8), value_range=(0, 1))
+        >>> figure.axes[0].images[0].get_array().shape
+        (28, 28, 3)
+    """
+    x = array(images, "images")
+    extent = limits(value_range, x)
+    if not depicts(x):
+        return plain(x, value_range, title)
+
+    columns = columns or math.ceil(math.sqrt(len(x)))
+    return page(grid(x, extent, columns, padding=gap(x)), title)
+
+
+def reconstructions(
+    originals: Array,
+    reconstructions: Array,
+    value_range: Range | None = None,
+    columns: int | None = None,
+    title: str | None = None,
+) -> Figure:
+    r"""Draws each datum together with its reconstruction, on one scale.
+
+    Arguments:
+        originals: The data, images or vectors as in :func:`samples`.
+        reconstructions: Their reconstructions, with the shape of ``originals``.
+        value_range: The values drawn black and white; values outside are clipped. By default
+            the least and the greatest value of both.
+        columns: The number of pairs side by side. By default about :math:`\sqrt{2 N}`.
+        title: What stands above. By default what is what.
+
+    Raises:
+        ValueError: If the shapes differ, if either is empty or not finite, or the range is not
+            two finite numbers in increasing order.
+
+    Example:
+        >>> x = torch.rand(8, 1, 8, 8)
+        >>> reconstructions(x, x).axes[0].images[0].get_array().shape
+        (43, 47, 3)
+    """
+    x, y = array(originals, "originals"), array(reconstructions, "reconstructions")
+    if x.shape != y.shape:
+        raise ValueError(
+            f"expected reconstructions with the shape of the originals, {x.shape}, got {y.shape}"
+        )
+    extent = limits(value_range, x, y)
+    if not depicts(x):
+        return paired(x, y, value_range, title or "Originals and reconstructions")
+
+    columns = columns or math.ceil(math.sqrt(2 * len(x)))
+    between = np.full_like(x[..., : gap(x), :], extent[1])
+    pairs = np.concatenate([x, between, y], axis=-2)
+    tiles = grid(pairs, extent, columns, padding=3 * gap(x))
+    return page(tiles, title or "Originals (above) and reconstructions (below)")
+
+
+def depicts(x: NDArray[np.float64]) -> bool:
+    return x.ndim == 3 or (x.ndim == 4 and x.shape[1] in (1, 3))
+
+
+def gap(x: NDArray[np.float64]) -> int:
+    return max(1, x.shape[-2] // 14)
+
+
+def grid(x: NDArray[np.float64], extent: Range, columns: int, padding: int) -> NDArray[np.float64]:
+    r"""Lays images out on white, scaled to :math:`[0, 1]`, as one with shape (H, W, 3)."""
+    images = torch.tensor(x if x.ndim == 4 else x[:, None])
+    tiles = make_grid(images, columns, padding, normalize=True, value_range=extent, pad_value=1.0)
+    return tiles.permute(1, 2, 0).numpy()
+
+
+def page(tiles: NDArray[np.float64], title: str) -> Figure:
+    r"""Draws an image with shape (H, W, 3), each of its pixels a square of whole pixels."""
+    height, width = tiles.shape[0], tiles.shape[1]
+    zoom = max(1, PAGE // max(height, width))
+    height, width = zoom * height, zoom * width
+    across, down = max(width, PAGE // 2), height + TITLE
+
+    figure = Figure(figsize=(across / DPI, down / DPI), dpi=DPI, facecolor="white")
+    left = (across - width) // 2
+    panel = figure.add_axes((left / across, 0, width / across, height / down))
+    panel.imshow(tiles, interpolation="nearest", aspect="auto")
+    panel.set_axis_off()
+    figure.text(0.5, 1 - TITLE / 2 / down, title, ha="center", va="center", fontsize=11)
+    return figure

@@ -1,0 +1,307 @@
+r"""Stochastic variational inference: one optimisation step."""
+
+__all__ = ["SVI"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_vae.draws import Draw
+from pyro_vae.objectives import ELBO, Bound, Objective
+from pyro_vae.objectives.elbo import kl_terms
+from pyro_vae.objectives.pyro_elbo import PyroLoss
+from pyro_vae.optimizers import OptimizerLike, make_optimizer
+from pyro_vae.pair import Pair, Plan
+from pyro_vae.programs import Program
+
+Reduction = Literal["sum", "mean"]
+
+
+class SVI:
+    r"""One optimisation step at a time, with Pyro's calling convention.
+
+    .. math:: \theta, \phi \leftarrow \arg\max \; \sum_{n=1}^N \mathcal{L}(x_n; \theta, \phi)
+
+    Unlike ``pyro.infer.SVI`` it has one optimiser for all parameters, takes bounds per datum,
+    weighs global latents rightly when a batch is not the whole data, keeps instances of one
+    ``PyroModule`` class apart, and waits for no ``.item()``.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        optim: A ``torch.optim`` class (or ``functools.partial`` of one), a callable from
+            ``(name, parameter)`` pairs to an optimiser, names being prefixed ``model.`` and
+            ``guide.``, or a ``pyro.optim`` object, which is unwrapped.
+        loss: An objective of :mod:`pyro_vae.objectives`, or a ``pyro.infer.ELBO`` object.
+        data_plate: The name of the data plate; by default ``data``, else the only plate that
+            all observed sites share, else none: then the whole batch is one datum.
+        data_size: The number of data :math:`N`, where a batch is not all and the data plate
+            does not say it; it decides what global latents weigh.
+        reduction: ``"sum"``: the loss is that of all :math:`N` data; ``"mean"``: of one.
+
+    References:
+        | Stochastic Variational Inference (Hoffman et al., 2013)
+        | https://arxiv.org/abs/1206.7051
+
+    Example:
+        >>> from functools import partial
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
+        >>> svi = SVI(model, guide, partial(torch.optim.Adam, lr=1e-2))
+        >>> losses = [svi.step(torch.eye(4)).item() for _ in range(300)]
+        >>> losses[-1] < losses[0]
+        True
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: OptimizerLike,
+        loss: Objective | PyroELBO | None = None,
+        *,
+        data_plate: str | None = None,
+        data_size: int | None = None,
+        reduction: Reduction = "sum",
+    ) -> None:
+        if reduction not in get_args(Reduction):
+            raise ValueError(f"expected reduction to be 'sum' or 'mean', got {reduction!r}")
+        if data_size is not None and data_size < 1:
+            raise ValueError(f"expected a positive number of data, got data_size={data_size}")
+
+        self.pair = Pair(model, guide, data_plate)
+        self.optim = optim
+        self.loss: Objective | PyroELBO = ELBO() if loss is None else loss
+        self.data_size, self.reduction = data_size, reduction
+        self.optimizer: Optimizer | None = None
+        self._saved: Mapping[str, Any] | None = None
+
+    def step(self, *args: Any, **kwargs: Any) -> Tensor:
+        r"""Takes a gradient step and returns the loss before it, detached, with shape ``()``.
+
+        Raises:
+            ValueError: If the programs do not fit each other or the objective, or if the first
+                step has no gradient for any parameter.
+        """
+        return self.step_with_metrics(*args, **kwargs)[0]
+
+    def step_with_metrics(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Takes a step; returns the loss, and nats per datum by name.
+
+        ``objective`` is what was optimised, ``elbo`` the bound with :math:`\beta = 1`, split
+        into ``log_likelihood`` and the ``kl`` of each site. Of Pyro's objects only
+        ``objective`` is known.
+        """
+        plan = self.pair.plan(args, kwargs)
+        self._restore()
+        trained = (*plan.model, *plan.guide, *self._own().values())
+        loss, gradients, metrics = self.gradients(plan, args, kwargs)
+        if self.optimizer is None:
+            _check_gradients(gradients)
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer().step()
+        return loss, metrics
+
+    @torch.no_grad()
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        r"""The loss on a batch, with shape ``()``; nothing is trained."""
+        plan = self.pair.plan(args, kwargs)
+        self._restore()
+        if isinstance(self.loss, PyroELBO):
+            return self._pyro_loss(plan, "loss", args, kwargs)[0]
+        draw = self.pair.draw(args, kwargs, self.loss.particles, self.data_size)
+        return -self.loss(draw).value.mean() * self._factor(draw.data_size)
+
+    def gradients(
+        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
+        r"""The loss, its gradients, and metrics: nothing is changed but the random state."""
+        if isinstance(self.loss, PyroELBO):
+            return self._pyro_gradients(plan, args, kwargs)
+        draw = self.pair.draw(args, kwargs, self.loss.particles, self.data_size)
+        bound = self.loss(draw)
+        factor = self._factor(draw.data_size)
+        gradients = _differentiate(bound, plan, tuple(self._own().values()), factor)
+        return -factor * bound.value.detach().mean(), gradients, _metrics(draw, bound, self.loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        r"""All that is needed to go on: tensors by name, and the optimiser's state by name."""
+        tensors = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        if self.optimizer is None:
+            return {"tensors": tensors, "state": {}, "groups": []}
+        packed, names = self.optimizer.state_dict(), self._names()
+        return {
+            "tensors": tensors,
+            "state": {names[i]: value for i, value in packed["state"].items()},
+            "groups": [
+                {**group, "params": [names[i] for i in group["params"]]}
+                for group in packed["param_groups"]
+            ],
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        r"""Takes up what :meth:`state_dict` returned, when the next batch comes.
+
+        Until then nobody knows the parameters of plain functions and autoguides.
+
+        Raises:
+            ValueError: At the next step, if a tensor is missing or has another shape.
+        """
+        self._saved = state_dict
+
+    def _restore(self) -> None:
+        if (saved := self._saved) is None:
+            return
+        tensors = self._tensors()
+        if wrong := {n: t for n, t in tensors.items() if not _fits(t, saved["tensors"].get(n))}:
+            found = {n: tuple(t.shape) for n, t in saved["tensors"].items()}
+            raise ValueError(
+                f"expected tensors {({n: tuple(t.shape) for n, t in wrong.items()})}, got {found}: "
+                "the saved state is that of another model or guide"
+            )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(saved["tensors"][name])
+        self._saved = None
+        if saved["groups"]:
+            self._restore_optimizer(saved)
+
+    def _restore_optimizer(self, saved: Mapping[str, Any]) -> None:
+        optimizer = self._optimizer()
+        packed, names = optimizer.state_dict(), self._names()
+        groups = {name: group for group in saved["groups"] for name in group["params"]}
+        packed["state"] = {i: saved["state"][n] for i, n in names.items() if n in saved["state"]}
+        packed["param_groups"] = [
+            {**group, **groups.get(names[group["params"][0]], {}), "params": group["params"]}
+            for group in packed["param_groups"]
+        ]
+        optimizer.load_state_dict(packed)
+
+    def _names(self) -> dict[int, str]:
+        r"""The name of each parameter by its place in the optimiser's ``state_dict``."""
+        assert self.optimizer is not None
+        known = {id(tensor): name for name, tensor in self._parameters().items()}
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return {i: known[id(p)] for i, p in enumerate(held)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        own = self.loss.state_dict(keep_vars=True) if isinstance(self.loss, nn.Module) else {}
+        return {**self.pair.state(), **{f"objective.{name}": t for name, t in own.items()}}
+
+    def _parameters(self) -> dict[str, Tensor]:
+        own = {f"objective.{name}": parameter for name, parameter in self._own().items()}
+        return {**self.pair.parameters, **own}
+
+    def _own(self) -> dict[str, Tensor]:
+        return dict(self.loss.named_parameters()) if isinstance(self.loss, nn.Module) else {}
+
+    def _optimizer(self) -> Optimizer:
+        r"""The one optimiser, extended by what an earlier batch did not use."""
+        parameters = self._parameters()
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.optim, list(parameters.items()))
+            self._held = {id(p) for p in parameters.values()}
+        if len(parameters) > len(self._held):
+            new = [(n, p) for n, p in parameters.items() if id(p) not in self._held]
+            for group in make_optimizer(self.optim, new).param_groups:
+                self.optimizer.add_param_group(group)
+            self._held |= {id(p) for _, p in new}
+        return self.optimizer
+
+    def _factor(self, data_size: int) -> int:
+        return data_size if self.reduction == "sum" else 1
+
+    def _pyro_loss(
+        self, plan: Plan, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, float, int]:
+        r"""The loss of a ``pyro.infer.ELBO`` object, the factor put into it, the data's size."""
+        assert isinstance(self.loss, PyroELBO)
+        loss = PyroLoss(self.loss, plan.layout, self.data_size)
+        result, factor, size = loss(method, self.pair.model, self.pair.guide, args, kwargs)
+        factor = factor * self._factor(size) / size
+        # wake-sleep gives two, the model's first
+        value = result[0] if isinstance(result, tuple) else result
+        return torch.as_tensor(value) * factor, factor, size
+
+    def _pyro_gradients(
+        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
+        trained = (*plan.model, *plan.guide)
+        gradients: list[Tensor | None]
+        if hasattr(self.loss, "differentiable_loss"):
+            loss, _, size = self._pyro_loss(plan, "differentiable_loss", args, kwargs)
+            gradients = list(torch.autograd.grad(loss, trained, allow_unused=True))
+        else:  # Pyro calls backward itself
+            for parameter in trained:
+                parameter.grad = None
+            loss, factor, size = self._pyro_loss(plan, "loss_and_grads", args, kwargs)
+            gradients = [None if p.grad is None else p.grad * factor for p in trained]
+        loss = loss.detach()
+        return loss, gradients, {"objective": -loss / self._factor(size)}
+
+
+def _differentiate(
+    bound: Bound, plan: Plan, own: tuple[Tensor, ...], factor: int
+) -> list[Tensor | None]:
+    r"""Gradients of the surrogates, each for its parameters: one pass if they are the same."""
+    if bound.guide is not bound.model and plan.shared:
+        raise ValueError(
+            f"expected no parameter in both programs, got {list(plan.shared)}: this objective "
+            "trains model and guide towards different ends; give each its own"
+        )
+    if bound.guide is bound.model:
+        parts = [(bound.model, (*plan.model, *plan.guide))]
+    else:
+        parts = [(bound.model, plan.model), (bound.guide, plan.guide)]
+    if bound.own is not None:
+        parts.append((bound.own, own))
+    gradients: list[Tensor | None] = []
+    for surrogate, tensors in parts:
+        last = surrogate is parts[-1][0]
+        gradients += _grad(-factor * surrogate, tensors, retain=not last)
+    return gradients if bound.own is not None else [*gradients, *(None for _ in own)]
+
+
+def _grad(loss: Tensor, tensors: Sequence[Tensor], retain: bool) -> Sequence[Tensor | None]:
+    if not tensors or not loss.requires_grad:
+        return [None] * len(tensors)
+    return torch.autograd.grad(loss, tensors, retain_graph=retain, allow_unused=True)
+
+
+@torch.no_grad()
+def _metrics(draw: Draw, bound: Bound, objective: Objective) -> dict[str, Tensor]:
+    terms = kl_terms(draw, getattr(objective, "kl", "auto"))
+    divergences = {f"kl.{name}": draw.combine([(name, t)]).mean() for name, t in terms.items()}
+    log_likelihood = draw.log_likelihood.detach().mean()
+    total = sum(divergences.values(), torch.zeros_like(log_likelihood))
+    return {
+        "objective": bound.value.detach().mean(),
+        "elbo": log_likelihood - total,
+        "log_likelihood": log_likelihood,
+        "kl": total,
+        **divergences,
+    }
+
+
+def _fits(tensor: Tensor, saved: Tensor | None) -> bool:
+    return saved is not None and saved.shape == tensor.shape
+
+
+def _check_gradients(gradients: Sequence[Tensor | None]) -> None:
+    if not gradients:
+        raise ValueError(
+            "expected model and guide to use parameters, got none that requires a gradient: "
+            "use nn.Parameter, PyroParam or pyro.param, and freeze not all of them"
+        )
+    if not any(g is not None and bool(g.any()) for g in gradients):
+        raise ValueError(
+            "expected a gradient at the first step, got none or zero for every parameter: look "
+            "for .detach(), .data, .item() or torch.no_grad() between parameters and sites, or "
+            "a mask or scale of zero at all observed sites"
+        )
