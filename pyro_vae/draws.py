@@ -87,9 +87,9 @@ class Draw:
         # block stands outside: inside it would hide the plate, and all particles be one
         with poutine.block(), self._plate():
             self.guide_trace = poutine.trace(isolated(guide)).get_trace(*args, **kwargs)
-            with poutine.trace() as tracer, poutine.replay(trace=self.guide_trace):
-                with enumerated(layout):
-                    isolated(model)(*args, **kwargs)
+            replay = poutine.replay(trace=self.guide_trace)
+            with poutine.trace() as tracer, replay, enumerated(layout):
+                isolated(model)(*args, **kwargs)
             self.model_trace: Trace = tracer.trace
         frame = self._data_frame()
         self.batch_size: int = 1 if frame is None else frame.size
@@ -143,8 +143,11 @@ class Draw:
 
     @cached_property
     def kl(self) -> Mapping[str, Tensor]:
-        r""":math:`\text{KL}(q \| p)` in closed form, where it is right, with shape :math:`(K, N)`."""
-        q, p = self.guide_trace.nodes, self.model_trace.nodes
+        r""":math:`\text{KL}(q \| p)` in closed form by site, with shape :math:`(K, N)`.
+
+        Only sites at which it is right are there.
+        """
+        q, p = sample_sites(self.guide_trace), sample_sites(self.model_trace)
         names = [name for name in self.log_guide if name in self.layout.analytic]
         return _Lazy(
             names, lambda name: self._summed(kl_divergence(q[name]["fn"], p[name]["fn"]), p[name])
@@ -174,7 +177,13 @@ class Draw:
     def combine(self, terms: Iterable[tuple[str, Tensor]]) -> Tensor:
         r"""Sums terms by site: local ones, and a datum's share of global ones."""
         shares = [t / self.data_size if self.is_shared(name) else t for name, t in terms]
-        return sum(shares, torch.zeros(())).expand(self.particles, self.batch_size)
+        total = sum(shares[1:], shares[0]) if shares else self._zero()
+        return total.expand(self.particles, self.batch_size)
+
+    def _zero(self) -> Tensor:
+        for site in sample_sites(self.model_trace).values():
+            return site["fn"].log_prob(site["value"]).new_zeros(())
+        return torch.zeros(())
 
     def is_shared(self, name: str) -> bool:
         r"""Whether a site stands outside the data plate, drawn once for all data."""

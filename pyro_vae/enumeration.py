@@ -48,7 +48,7 @@ def contract(trace: Trace, names: Sequence[str], keep: Sequence[str | None]) -> 
         dims |= set(term._pyro_dims) - set(symbols.values())
     # packing drops plates of size one: there they are no dimension to keep
     present = {dim for _, term in terms for dim in term._pyro_dims}
-    kept = [symbol if (symbol := symbols.get(name)) in present else None for name in keep]
+    kept = [symbol if (symbol := symbols.get(name or "")) in present else None for name in keep]
     tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     for plates, term in terms:
         tree.setdefault(plates & present | frozenset(k for k in kept if k), []).append(term)

@@ -18,7 +18,7 @@ from pyro_vae.programs import Program, unchanged
 
 PARTICLES = "_particles"
 
-Site = Mapping[str, Any]
+Site = Any  # a message of pyro.poutine.runtime
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ def plate_dims(site: Site) -> dict[str, int]:
 
 def sample_sites(trace: Trace) -> dict[str, Site]:
     r"""The random sites of a trace: neither subsampling nor ``pyro.deterministic``."""
+    sites: dict[str, Site] = dict(trace.nodes)
     return {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in sites.items()
         if site["type"] == "sample"
         and not site_is_subsample(site)
         and not site["infer"].get("_deterministic")
@@ -139,7 +140,9 @@ def _data_plate(q: Trace, p: Trace, data_plate: str | None) -> str | None:
     r"""The plate asked for, else the one named ``data``, else the only one that holds all data."""
     names = {f.name for t in (q, p) for site in sample_sites(t).values() for f in frames(site)}
     if data_plate is not None and data_plate not in names:
-        raise ValueError(f"expected the data plate to be one of {sorted(names)}, got {data_plate!r}")
+        raise ValueError(
+            f"expected the data plate to be one of {sorted(names)}, got {data_plate!r}"
+        )
     if data_plate is not None or "data" in names:
         return data_plate or "data"
     sites = sample_sites(p).values()
@@ -162,7 +165,7 @@ def _check_plate(plate: str, q: Trace, p: Trace, outside: set[str]) -> None:
     if outside:
         raise ValueError(
             f"expected enumerated sites inside the data plate {plate!r}, got {sorted(outside)} "
-            "outside: what is shared by all data cannot be summed out per datum; draw it in the guide"
+            "outside: what all data share cannot be summed out per datum; draw it in the guide"
         )
 
 
@@ -171,7 +174,7 @@ def _upstream(
 ) -> dict[str, set[str]]:
     r"""The sites that each site's distribution depends on."""
     try:
-        found = get_dependencies(program, args, kwargs)["prior_dependencies"]
+        found: Any = get_dependencies(program, args, kwargs)["prior_dependencies"]
     except Exception:  # provenance cannot be tracked through everything: assume the worst
         order = list(sample_sites(trace))
         return {name: set(order[:i]) for i, name in enumerate(order)}
@@ -192,7 +195,7 @@ def _is_analytic(
     discrete neighbours are summed out, nor if scales differ, nor if the guide's density is one
     of a transformed helper.
     """
-    site, prior = q.nodes[name], p.nodes.get(name)
+    site, prior = sample_sites(q)[name], sample_sites(p).get(name)
     if prior is None or isinstance(_base(site["fn"]), Delta):
         return False
     drawn = latent_sites(q)
@@ -202,7 +205,9 @@ def _is_analytic(
     return (
         not (latent_parents | children) & enumerated
         and all(order.index(n) < order.index(name) for n in latent_parents)
-        and not any(drawn[n]["infer"].get("is_auxiliary") for n in fed.get(name, set()) & set(drawn))
+        and not any(
+            drawn[n]["infer"].get("is_auxiliary") for n in fed.get(name, set()) & set(drawn)
+        )
         and _same(site["scale"], prior["scale"])
         and _same(site["mask"], prior["mask"])
         and has_kl(site["fn"], prior["fn"])
@@ -216,4 +221,6 @@ def _base(fn: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b)
+    return a is b or (
+        not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b
+    )

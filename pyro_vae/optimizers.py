@@ -3,7 +3,7 @@ r"""One torch optimiser for all parameters, from whatever the user gave."""
 __all__ = ["OptimizerLike", "make_optimizer"]
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
@@ -28,17 +28,16 @@ def make_optimizer(optim: OptimizerLike, named: Named) -> Optimizer:
     Raises:
         TypeError: If ``optim`` is none of these, or does not return an optimiser.
     """
+    optimizer: Any = None
     if isinstance(optim, PyroOptim):
         optimizer = _unwrapped(optim, named)
     elif callable(optim):
         optimizer = optim(list(named))
-    else:
-        optimizer = optim
-    if not isinstance(optimizer, Optimizer) or optimizer is optim:
+    if not isinstance(optimizer, Optimizer):
         raise TypeError(
             "expected a torch.optim class (functools.partial(torch.optim.Adam, lr=1e-3)), a "
             "callable from (name, parameter) pairs to an optimiser, or a pyro.optim object, got "
-            f"{type(optim).__name__}{'' if optimizer is optim else f' returning {optimizer!r}'}"
+            f"{type(optim).__name__}, which gave {type(optimizer).__name__}"
         )
     _fuse(optimizer)
     return optimizer
@@ -55,14 +54,15 @@ def _fuse(optimizer: Optimizer) -> None:
 
 def _unwrapped(optim: PyroOptim, named: Named) -> Optimizer:
     arguments = optim.pt_optim_args
+    construct = cast(Callable[..., Optimizer], optim.pt_optim_constructor)
     if not callable(arguments):
-        optimizer: Optimizer = optim.pt_optim_constructor([p for _, p in named], **arguments)
+        optimizer = construct([p for _, p in named], **arguments)
     else:
         split = optim.pt_optim_args_argc == 2
         options = [_options(arguments, name, split) for name, _ in named]
         groups = [{"params": [p], **o} for (_, p), o in zip(named, options, strict=True)]
         # the first's options are the defaults too: an option may have none
-        optimizer = optim.pt_optim_constructor(groups, **options[0])
+        optimizer = construct(groups, **options[0])
     if optim.pt_clip_args:
         clips = [(p, _options(optim.pt_clip_args, name, split=True)) for name, p in named]
         optimizer.register_step_pre_hook(lambda *_: _clip(clips))

@@ -41,9 +41,9 @@ def owner(program: Program) -> nn.Module | None:
 
 
 def modules(program: Any) -> dict[str, nn.Module]:
-    r"""The modules that a program runs: its owner, under ``""``, or else by variable those it names.
+    r"""The modules that a program runs: its owner, under ``""``, or those that a function names.
 
-    A plain function names them in its closure or among its globals.
+    A plain function names them in its closure or among its globals; they come by variable.
     """
     if isinstance(program, partial):
         found = modules(program.func)

@@ -5,12 +5,13 @@ __all__ = ["SVI"]
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import pyro.infer
 import torch
-from pyro.infer import ELBO as PyroELBO
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.draws import Draw
+from pyro_vae.nonfinite import first_nonfinite
 from pyro_vae.objectives import ELBO, Bound, Objective
 from pyro_vae.objectives.elbo import kl_terms
 from pyro_vae.objectives.pyro_elbo import PyroLoss
@@ -63,7 +64,7 @@ class SVI:
         model: Program,
         guide: Program,
         optim: OptimizerLike,
-        loss: Objective | PyroELBO | None = None,
+        loss: Objective | pyro.infer.ELBO | None = None,
         *,
         data_plate: str | None = None,
         data_size: int | None = None,
@@ -76,7 +77,7 @@ class SVI:
 
         self.pair = Pair(model, guide, data_plate)
         self.optim = optim
-        self.loss: Objective | PyroELBO = ELBO() if loss is None else loss
+        self.loss: Objective | pyro.infer.ELBO = ELBO() if loss is None else loss
         self.data_size, self.reduction = data_size, reduction
         self.optimizer: Optimizer | None = None
         self._saved: Mapping[str, Any] | None = None
@@ -85,8 +86,9 @@ class SVI:
         r"""Takes a gradient step and returns the loss before it, detached, with shape ``()``.
 
         Raises:
-            ValueError: If the programs do not fit each other or the objective, or if the first
-                step has no gradient for any parameter.
+            ValueError: If the programs do not fit each other or the objective, if the first step
+                has no gradient for any parameter, or, on the CPU, if the loss is not finite;
+                nothing was trained then.
         """
         return self.step_with_metrics(*args, **kwargs)[0]
 
@@ -101,6 +103,8 @@ class SVI:
         self._restore()
         trained = (*plan.model, *plan.guide, *self._own().values())
         loss, gradients, metrics = self.gradients(plan, args, kwargs)
+        if loss.device.type == "cpu":  # elsewhere looking at it would wait for the device
+            self.check_finite(loss, args, kwargs)
         if self.optimizer is None:
             _check_gradients(gradients)
         for parameter, gradient in zip(trained, gradients, strict=True):
@@ -113,7 +117,7 @@ class SVI:
         r"""The loss on a batch, with shape ``()``; nothing is trained."""
         plan = self.pair.plan(args, kwargs)
         self._restore()
-        if isinstance(self.loss, PyroELBO):
+        if isinstance(self.loss, pyro.infer.ELBO):
             return self._pyro_loss(plan, "loss", args, kwargs)[0]
         draw = self.pair.draw(args, kwargs, self.loss.particles, self.data_size)
         return -self.loss(draw).value.mean() * self._factor(draw.data_size)
@@ -122,7 +126,7 @@ class SVI:
         self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
         r"""The loss, its gradients, and metrics: nothing is changed but the random state."""
-        if isinstance(self.loss, PyroELBO):
+        if isinstance(self.loss, pyro.infer.ELBO):
             return self._pyro_gradients(plan, args, kwargs)
         draw = self.pair.draw(args, kwargs, self.loss.particles, self.data_size)
         bound = self.loss(draw)
@@ -130,9 +134,25 @@ class SVI:
         gradients = _differentiate(bound, plan, tuple(self._own().values()), factor)
         return -factor * bound.value.detach().mean(), gradients, _metrics(draw, bound, self.loss)
 
+    def check_finite(self, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        r"""Raises for a loss that is not finite, naming where that began.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if loss.isfinite():
+            return
+        with torch.no_grad():
+            cause = first_nonfinite(self.pair.draw(args, kwargs), self.pair.parameters)
+        raise ValueError(
+            f"expected a finite loss, got {loss.item()}: {cause or 'all is finite in a new draw'}; "
+            "look at the data's scale and at logarithms and divisions in the programs, lower the "
+            "learning rate, or clip gradients"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         r"""All that is needed to go on: tensors by name, and the optimiser's state by name."""
-        tensors = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        tensors = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
         if self.optimizer is None:
             return {"tensors": tensors, "state": {}, "groups": []}
         packed, names = self.optimizer.state_dict(), self._names()
@@ -158,12 +178,13 @@ class SVI:
     def _restore(self) -> None:
         if (saved := self._saved) is None:
             return
-        tensors = self._tensors()
-        if wrong := {n: t for n, t in tensors.items() if not _fits(t, saved["tensors"].get(n))}:
-            found = {n: tuple(t.shape) for n, t in saved["tensors"].items()}
+        tensors = self.tensors()
+        expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        found = {name: tuple(tensor.shape) for name, tensor in saved["tensors"].items()}
+        if wrong := {n: shape for n, shape in expected.items() if found.get(n) != shape}:
             raise ValueError(
-                f"expected tensors {({n: tuple(t.shape) for n, t in wrong.items()})}, got {found}: "
-                "the saved state is that of another model or guide"
+                f"expected tensors of shapes {wrong}, got {found}: the saved state is that of "
+                "another model or guide"
             )
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -190,7 +211,8 @@ class SVI:
         held = [p for group in self.optimizer.param_groups for p in group["params"]]
         return {i: known[id(p)] for i, p in enumerate(held)}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        r"""Every tensor that must be kept to have the programs again, by prefixed name."""
         own = self.loss.state_dict(keep_vars=True) if isinstance(self.loss, nn.Module) else {}
         return {**self.pair.state(), **{f"objective.{name}": t for name, t in own.items()}}
 
@@ -221,7 +243,7 @@ class SVI:
         self, plan: Plan, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, float, int]:
         r"""The loss of a ``pyro.infer.ELBO`` object, the factor put into it, the data's size."""
-        assert isinstance(self.loss, PyroELBO)
+        assert isinstance(self.loss, pyro.infer.ELBO)
         loss = PyroLoss(self.loss, plan.layout, self.data_size)
         result, factor, size = loss(method, self.pair.model, self.pair.guide, args, kwargs)
         factor = factor * self._factor(size) / size
@@ -287,10 +309,6 @@ def _metrics(draw: Draw, bound: Bound, objective: Objective) -> dict[str, Tensor
         "kl": total,
         **divergences,
     }
-
-
-def _fits(tensor: Tensor, saved: Tensor | None) -> bool:
-    return saved is not None and saved.shape == tensor.shape
 
 
 def _check_gradients(gradients: Sequence[Tensor | None]) -> None:

@@ -128,10 +128,12 @@ def test_arguments_are_left_alone() -> None:
 def test_short_vectors_are_lines() -> None:
     x = torch.randn(6, 5)
 
-    lines = samples(x).axes[0].get_lines()
+    panel = samples(x, value_range=(-9, 9)).axes[0]
 
+    lines = panel.get_lines()
     np.testing.assert_array_equal([line.get_ydata() for line in lines], x)
     np.testing.assert_array_equal(lines[0].get_xdata(), range(5))
+    assert panel.get_ylim() == (-9, 9)
 
 
 @pytest.mark.parametrize("shape", [(49,), (2, 5, 5), (7, 7, 3)])
@@ -200,9 +202,12 @@ def test_one_dimension_is_counted_by_class() -> None:
     figure = latents(z, labels)
 
     edges = np.histogram_bin_edges(z.numpy(), bins=40)
+    below = np.zeros(40)
     for label, bars in enumerate(figure.axes[0].containers):
         counts, _ = np.histogram(z[labels == label].numpy(), bins=edges)
         np.testing.assert_array_equal([bar.get_height() for bar in bars], counts)
+        np.testing.assert_array_equal([bar.get_y() for bar in bars], below)
+        below = below + counts
     assert legend(figure) == ["0", "1"]
 
 
@@ -252,6 +257,7 @@ def test_bounds_and_divergences_are_drawn_against_epochs() -> None:
         "z (validation)": ([3], [7.5]),
         "w": ([2], [2]),
     }
+    assert [line.get_linestyle() for line in figure.axes[0].get_lines()] == ["-", "--"]
     assert [panel.get_xlabel() for panel in figure.axes] == ["epoch", "epoch"]
     assert [panel.get_ylabel() for panel in figure.axes] == ["nats per datum"] * 2
 
@@ -286,6 +292,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_no_draft_is_left_where_a_file_cannot_be_put(tmp_path: Path) -> None:
+    (tmp_path / "page.png" / "full").mkdir(parents=True)
+
+    with pytest.raises(OSError, match=r"page\.png"):
+        save(Figure(), tmp_path / "page.png")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["page.png"]
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -293,7 +308,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         lambda: samples(torch.randn(9, 5)),
         lambda: samples(torch.randn(9, 99)),
         lambda: reconstructions(torch.randn(5, 5), torch.randn(5, 5)),
-        lambda: latents(torch.randn(50, 5), torch.arange(50) % 25),
+        lambda: latents(torch.randn(50, 5), torch.arange(50) + 1000),
         lambda: latents(torch.randn(50, 1)),
         lambda: curves(ROWS),
     ],
@@ -351,6 +366,7 @@ ERRORS: list[tuple[str, Callable[[], object], str]] = [
     ("empty", lambda: samples(X[:0]), r"N > 0, got \(0, 1, 8, 8\)"),
     ("not finite", lambda: samples(BAD), "finite images, got 2 of 3 values"),
     ("range", lambda: samples(X, (1, 0)), r"two finite numbers in order, got \(1, 0\)"),
+    ("range of one value", lambda: samples(X, (1, 1)), r"in order, got \(1, 1\)"),
     ("range nan", lambda: reconstructions(X, X, (0, math.nan)), "two finite numbers in order"),
     ("range of lines", lambda: samples(Z, (1, 0)), "two finite numbers in order"),
     ("range of maps", lambda: reconstructions(X[:, 0, 0], X[:, 0, 0], (1, 0)), "in order"),

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,10 +22,12 @@ KEY = re.compile(rf"(?:(x|y)_)?({'|'.join(SPLITS)})")
 
 
 @contextmanager
-def clear(path: Path) -> Iterator[None]:
-    r"""Turns what NumPy raises at a bad file into an error that names it."""
+def opened(path: Path) -> Iterator[Any]:
+    r"""Opens a file of arrays, and turns what NumPy raises at a bad one into an error."""
     try:
-        yield
+        # NumPy leaves a bad file open that it opened itself
+        with path.open("rb") as file:
+            yield np.load(file, allow_pickle=False)
     except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path}: expected a whole {path.suffix} file of numbers (no objects), got one that is "
@@ -38,8 +41,7 @@ def read_npy(path: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         ValueError: If the file is truncated, damaged or of another kind, or holds no numbers.
     """
-    with clear(path):
-        array = np.load(path, allow_pickle=False)
+    with opened(path) as array:
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an .npz file")
 
@@ -57,12 +59,10 @@ def read_npz(path: Path) -> dict[str, dict[str, Tensor]]:
         ValueError: If the file is truncated, damaged or of another kind, has other names, or holds
             no numbers.
     """
-    with clear(path):
-        archive = np.load(path, allow_pickle=False)
+    with opened(path) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is an .npy file")
-        with archive:
-            arrays = {key: archive[key] for key in archive.files}
+        arrays = {key: archive[key] for key in archive.files}
 
     fields = {key: tensor(array, f"{path}: {key!r}") for key, array in arrays.items()}
     if len(fields) == 1:

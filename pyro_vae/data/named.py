@@ -14,23 +14,23 @@ from pyro_vae.data.raw import Raw, tensor
 from pyro_vae.likelihoods import Bernoulli, Binomial
 
 PARTS = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", 60_000),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", 10_000),
 }
 
 # as torchvision lists them, whose import takes seconds
 MD5 = {
     "MNIST": {
-        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
     },
     "FashionMNIST": {
-        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     },
 }
 CLASSES = {
@@ -113,7 +113,7 @@ def mnist(name: str, folder: str, root: Path | None, download: bool) -> Raw:
 
     rest = {field: value[-VALIDATION:] for field, value in splits["train"].items()}
     train = {field: value[:-VALIDATION] for field, value in splits["train"].items()}
-    origin = str(paths["train-images-idx3-ubyte"].parent)
+    origin = str(paths["train-images-idx3-ubyte.gz"].parent)
     splits = {"train": train, "validation": rest, "test": splits["test"]}
     return Raw(name, origin, splits, Binomial(255), CLASSES[folder])
 
@@ -167,22 +167,19 @@ def cache() -> Path:
 
 
 def find(name: str, folder: str, files: Sequence[str], root: Path | None) -> dict[str, Path]:
-    r"""The path of each file, as it is or packed, in the first place that has them all."""
+    r"""The path of each file, as it is called or without ``.gz``, where a folder has them all."""
     places = [root] if root else [Path(os.environ.get("PYRO_VAE_DATA") or cache()), cache()]
     folders = list(dict.fromkeys(place.expanduser() / folder for place in places))
 
     for place in folders:
-        paths = {
-            file: path
-            for file in files
-            for path in (place / file, place / f"{file}.gz")  # the latter has a checksum
-            if path.is_file()
-        }
-        if len(paths) == len(files):
-            return paths
+        pairs = [(place / file, place / file.removesuffix(".gz")) for file in files]
+        paths = [next(filter(Path.is_file, pair), None) for pair in pairs]
+        found = {file: path for file, path in zip(files, paths, strict=True) if path}
+        if len(found) == len(files):
+            return found
 
     looked = " nor in ".join(str(place) for place in folders)
-    raise FileNotFoundError(f"{name}: expected {', '.join(files)} (or .gz), not found in {looked}")
+    raise FileNotFoundError(f"{name}: expected {', '.join(files)}, not found in {looked}")
 
 
 def fetch(folder: str, root: Path) -> None:

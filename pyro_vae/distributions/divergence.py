@@ -31,8 +31,8 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor:
         >>> kl_divergence(dist.MultivariateNormal(torch.ones(2), torch.eye(2)), p)
         tensor(1.)
     """
-    if isinstance(q, MultivariateNormal) and _is_diagonal_normal(p):
-        loc, scale = p.base_dist.loc, p.base_dist.scale
+    if isinstance(q, MultivariateNormal) and (diagonal := _diagonal_normal(p)) is not None:
+        loc, scale = diagonal.loc, diagonal.scale
         square = q.scale_tril.square().sum(-1) + (q.loc - loc).square()
         log_diagonal = q.scale_tril.diagonal(dim1=-2, dim2=-1).log()
         return (scale.log() - log_diagonal + (square / scale.square() - 1) / 2).sum(-1)
@@ -50,9 +50,7 @@ def has_kl(q: Distribution, p: Distribution) -> bool:
     return True
 
 
-def _is_diagonal_normal(p: Distribution) -> bool:
-    return (
-        isinstance(p, Independent)
-        and p.reinterpreted_batch_ndims == 1
-        and isinstance(p.base_dist, Normal)
-    )
+def _diagonal_normal(p: Distribution) -> Normal | None:
+    if isinstance(p, Independent) and p.reinterpreted_batch_ndims == 1:
+        return p.base_dist if isinstance(p.base_dist, Normal) else None
+    return None

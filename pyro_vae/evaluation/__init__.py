@@ -1,0 +1,9 @@
+r"""Evaluation: estimates with their errors, and what a model generates."""
+
+from pyro_vae.evaluation.baseline import independent_evidence as independent_evidence
+from pyro_vae.evaluation.estimate import Estimate as Estimate
+from pyro_vae.evaluation.generation import decode as decode
+from pyro_vae.evaluation.generation import encode as encode
+from pyro_vae.evaluation.generation import reconstruct as reconstruct
+from pyro_vae.evaluation.generation import sample as sample
+from pyro_vae.evaluation.metrics import evaluate as evaluate

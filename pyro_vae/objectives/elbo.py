@@ -54,9 +54,7 @@ class ELBO:
         torch.Size([])
     """
 
-    def __init__(
-        self, kl: KL = "auto", particles: int = 1, beta: float | Tensor = 1.0
-    ) -> None:
+    def __init__(self, kl: KL = "auto", particles: int = 1, beta: float | Tensor = 1.0) -> None:
         if kl not in get_args(KL):
             raise ValueError(f"expected kl to be one of {get_args(KL)}, got {kl!r}")
         if particles < 1:

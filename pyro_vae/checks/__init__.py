@@ -1,0 +1,5 @@
+r"""What is wrong with a model, a guide and a batch, in words."""
+
+from pyro_vae.checks.checker import check as check
+from pyro_vae.checks.finding import Finding as Finding
+from pyro_vae.checks.finding import require as require

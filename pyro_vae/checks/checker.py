@@ -1,0 +1,127 @@
+r"""The check of a model and a guide on a batch."""
+
+__all__ = ["check"]
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any
+
+import pyro
+import pyro.infer
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.checks.bounds import check_objective
+from pyro_vae.checks.finding import Finding
+from pyro_vae.checks.names import check_names
+from pyro_vae.checks.shapes import check_events, check_latents, check_observed, explain_shape
+from pyro_vae.checks.trial import Trial, explain, failure, run
+from pyro_vae.checks.values import check_batch, check_densities, check_parameters, check_support
+from pyro_vae.objectives import Objective
+from pyro_vae.pair import Pair
+from pyro_vae.programs import Program, unchanged
+
+
+def check(
+    model: Program,
+    guide: Program,
+    *batch: Any,
+    objective: Objective | pyro.infer.ELBO | None = None,
+    data_plate: str | None = None,
+    data_size: int | None = None,
+    **kwargs: Any,
+) -> list[Finding]:
+    r"""Runs a model and a guide on a batch, and says in words what is wrong with them.
+
+    Nothing is trained. The random state, the buffers and Pyro's parameter store are what they
+    were, except that an autoguide has set itself up. What is found first hides what it causes:
+    check again after mending.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        batch: The positional arguments of both.
+        objective: What is to be optimised, by its own particles; nothing is asked of the pair
+            on its account by default.
+        data_plate: The name of the data plate, where it is not found by itself.
+        data_size: The size of the whole data, where neither batch nor plate says it.
+        kwargs: The keyword arguments of both programs.
+
+    Returns:
+        The findings; none if all is well.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> model, x = VAE((4,), latents=2), torch.ones(3, 4)
+        >>> check(model, AmortizedNormal((4,), {"z": 2}), x)
+        []
+        >>> finding, *_ = check(model, AmortizedNormal((4,), {"Z": 2}), x)
+        >>> finding.site, finding.severity
+        ('z', 'error')
+    """
+    findings: list[Finding] = []
+    with _undisturbed(model, guide, objective):
+        for found in _stages(model, guide, batch, kwargs, objective, data_plate, data_size):
+            findings += found
+            if any(finding.severity == "error" for finding in found):
+                break
+    return findings
+
+
+def _stages(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    objective: Objective | pyro.infer.ELBO | None,
+    data_plate: str | None,
+    data_size: int | None,
+) -> Iterator[list[Finding]]:
+    r"""Findings by stage; a stage is sound only if the ones before it found no error."""
+    q = run("guide", guide, args, kwargs)
+    p = run("model", model, args, kwargs, None if q.error else q.trace)
+    failed = _failures(p, q, args, kwargs)
+    yield [
+        *check_parameters(model, guide),
+        *(() if q.error else check_names(p, q)),
+        *(_shapes(p, q) or failed),
+    ]
+    yield list(check_support(p))
+    yield list(islice(chain(check_densities(q), check_densities(p)), 1))
+    pair = Pair(model, guide, data_plate)
+    yield list(check_objective(pair, args, kwargs, objective, data_size))
+
+
+def _shapes(p: Trial, q: Trial) -> list[Finding]:
+    compared = () if q.error else check_latents(p, q)
+    return [*check_events(q), *check_events(p), *check_observed(p), *compared]
+
+
+def _failures(p: Trial, q: Trial, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Finding]:
+    r"""What stopped the programs; an autoguide runs the model and stops where that does."""
+    rows = {leaf.shape[0] for leaf in tree_leaves((args, kwargs)) if _has_rows(leaf)}
+    found: dict[Any, Finding] = {}
+    for trial in (q, p):
+        if trial.error is not None:
+            place = failure(trial.error)[1] or trial.role
+            found[place] = explain_shape(trial, rows) or explain(trial.error, trial.role)
+    return [*found.values(), *(check_batch(args, kwargs) if found else ())]
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0
+
+
+@contextmanager
+def _undisturbed(*programs: Any) -> Iterator[None]:
+    r"""Leaves no trace of what runs inside, and lets no warning out: what matters is found."""
+    store = pyro.get_param_store()
+    kept = unchanged(*(program for program in programs if program is not None))
+    with warnings.catch_warnings(), pyro.validation_enabled(True), kept:
+        warnings.simplefilter("ignore")
+        with store.scope(store.get_state()):
+            yield

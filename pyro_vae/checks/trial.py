@@ -1,0 +1,119 @@
+r"""Runs of a program that may fail, with the lines of its statements."""
+
+__all__ = ["Trial", "explain", "failure", "run"]
+
+import linecache
+import traceback
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+
+from pyro_vae.checks.finding import Finding, Severity
+from pyro_vae.programs import Program, isolated
+
+# whose lines are not the user's; our own models and guides read like theirs
+_LIBRARIES = {"contextlib", "functools", "numpy", "pyro", "pyro_vae", "torch"}
+_PROGRAMS = ("pyro_vae.guides", "pyro_vae.models")
+
+
+@dataclass(frozen=True)
+class Trial:
+    r"""What one run of a program left behind.
+
+    Arguments:
+        role: Which program it is, ``"model"`` or ``"guide"``.
+        trace: The sites that it came to.
+        lines: The file and line of each site's statement, where a user wrote it.
+        error: What stopped it, if anything did.
+    """
+
+    role: str
+    trace: Trace
+    lines: Mapping[str, str] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def finding(self, site: str, message: str, severity: Severity = "error") -> Finding:
+        r"""A finding at a site of this program, which ends with the line of its statement."""
+        where = [f"the {self.role}", *filter(None, [self.lines.get(site)])]
+        return Finding(site, severity, f"{message} ({', '.join(where)})")
+
+
+def run(
+    role: str,
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    replayed: Trace | None = None,
+) -> Trial:
+    r"""Runs a program once, whatever happens; latents are those of ``replayed``, if given."""
+    lines, tracer, error = _Lines(), poutine.trace(), None
+    replay = nullcontext() if replayed is None else poutine.replay(trace=replayed)
+    try:
+        # block stands outside: handlers around the check are none of its business
+        with poutine.block(), tracer, lines, replay:
+            isolated(program)(*args, **kwargs)
+    except Exception as caught:
+        error = caught
+    return Trial(role, tracer.trace, lines.found, error)
+
+
+def failure(error: BaseException) -> tuple[dict[str, Any] | None, str | None]:
+    r"""The sample statement in which an error arose, as Pyro's message, and the user's line."""
+    message, line = None, None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "apply_stack" and _module(frame) == "pyro.poutine.runtime":
+            message = frame.f_locals["msg"]
+        elif _is_users(frame):
+            message, line = None, _line(frame, number)
+    return (message if message and message["type"] == "sample" else None), line
+
+
+def explain(error: BaseException, role: str, advice: str = "") -> Finding:
+    r"""The finding that a program raised an error, with the user's own line."""
+    message, line = failure(error)
+    first = str(error).split("\n", 1)[0].strip()
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    where = f"the {role}, {_quoted(line)}" if line else f"the {role}"
+    site = None if message is None else message["name"]
+    return Finding(site, "error", f"expected the {role} to run, got {said}{advice} ({where})")
+
+
+class _Lines(Messenger):
+    r"""Notes where each sample statement was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        for frame, number in traceback.walk_stack(None):
+            if _is_users(frame):
+                self.found[msg["name"]] = _line(frame, number)
+            # what stands above the run of the program called the check
+            if _is_users(frame) or frame.f_code is run.__code__:
+                return
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _is_users(frame: FrameType) -> bool:
+    name = _module(frame)
+    return name.split(".", 1)[0] not in _LIBRARIES or name.startswith(_PROGRAMS)
+
+
+def _line(frame: FrameType, number: int) -> str:
+    return f"{frame.f_code.co_filename}:{number}"
+
+
+def _quoted(line: str) -> str:
+    file, _, number = line.rpartition(":")
+    code = linecache.getline(file, int(number)).strip()
+    return f"{line}, `{code}`" if code else line

@@ -1,0 +1,165 @@
+r"""What is computed for each datum, batch after batch."""
+
+__all__ = ["Scorer"]
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vae.draws import Draw
+from pyro_vae.evaluation.chunks import Largest, chunk_sizes
+from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.streaming import Moments, Weights
+from pyro_vae.evaluation.weights import check_weights
+from pyro_vae.layout import sample_sites
+from pyro_vae.nonfinite import first_nonfinite
+from pyro_vae.objectives.elbo import kl_terms
+from pyro_vae.pair import Pair
+
+
+class Scorer:
+    r"""Scores each datum of a data set, of which the batches come one after another.
+
+    Arguments:
+        pair: The model and the guide.
+        metrics: Some of ``"elbo"`` and ``"nll"``.
+        particles: The number of particles :math:`K`.
+        data_size: How many data share the global latents.
+    """
+
+    def __init__(self, pair: Pair, metrics: Sequence[str], particles: int, data_size: int) -> None:
+        self.pair, self.metrics = pair, metrics
+        self.particles, self.data_size = particles, data_size
+        self.per_datum: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self.variances: defaultdict[str, float] = defaultdict(float)  # of sums over data
+
+    def prepare(
+        self, fields: tuple[Tensor, ...], batch_size: int | None, device: torch.device
+    ) -> int:
+        r"""Tries a few rows, to see what may be estimated, and how many make a batch.
+
+        Raises:
+            ValueError: If the data plate is not of the batch's size, or if the weights of the
+                pair are no importance weights and the evidence is asked for.
+        """
+        size = fields[0].shape[0]
+        rows = tuple(field[: batch_size or 64].to(device) for field in fields)
+        self.layout = self.pair.plan(rows, {}).layout
+        if self.layout.plate is None:
+            rows = tuple(field.to(device) for field in fields)
+        with Largest() as largest:
+            draw = self.pair.draw(rows, {}, data_size=self.data_size)
+            self._check_finite(draw)
+        self._check_size(draw, rows[0].shape[0])
+        if "nll" in self.metrics:
+            check_weights(draw, self.pair.guide, rows)
+        self.features = _features(draw)
+
+        whole = self.layout.plate is None
+        elements = math.ceil(largest.elements / draw.batch_size)
+        count = 1 if whole else size
+        batch, self.chunk = chunk_sizes(elements, count, self.particles, batch_size, device)
+        return size if whole else batch
+
+    def update(self, batch: tuple[Tensor, ...]) -> None:
+        r"""Scores a batch.
+
+        Raises:
+            ValueError: If a log-density is not finite.
+        """
+        terms: defaultdict[str, Moments] = defaultdict(lambda: Moments(bool(self.layout.shared)))
+        weights = Weights(self.particles)
+        for start in range(0, self.particles, self.chunk):
+            count = min(self.chunk, self.particles - start)
+            draw = self.pair.draw(batch, {}, count, self.data_size)
+            self._check_finite(draw)
+            if "elbo" in self.metrics:
+                for name, values in _terms(draw).items():
+                    terms[name].update(values)
+            if "nll" in self.metrics:
+                weights.update(draw.log_weights)
+        for name, term in terms.items():
+            self._keep(name, term.mean, term.variance)
+        if "nll" in self.metrics:
+            self._keep("nll", -weights.log_mean, weights.variance)
+            self._keep("ess", weights.ess, math.nan)
+            self._keep("khat", weights.shape, math.nan)
+
+    def estimates(self, log_jacobian: float, seed: int) -> dict[str, Estimate]:
+        r"""The estimates over all data that came.
+
+        Arguments:
+            log_jacobian: What is added to one datum's log-density.
+            seed: The seed that is noted.
+        """
+        nats = "nats" if self.layout.plate else "nats (all data)"
+        shifts = {"elbo": log_jacobian, "log_likelihood": log_jacobian, "nll": -log_jacobian}
+        units = {"ess": "particles", "khat": "of the data"}
+        found = {}
+        for name, parts in self.per_datum.items():
+            scores = torch.cat(parts) + shifts.get(name, 0.0)
+            stderr = math.sqrt(self.variances[name]) / scores.shape[0]
+            found[name] = Estimate.of(scores, stderr, units.get(name, nats), seed)
+            if name == "khat":
+                found[name] = _share_above(scores, 0.7, units[name], seed)
+            if name == "nll" and self.features:
+                bits = math.log(2) * self.features
+                found["bpd"] = Estimate.of(scores / bits, stderr / bits, "bits/dim", seed)
+        return found
+
+    def _keep(self, name: str, scores: Tensor, variance: float) -> None:
+        self.per_datum[name].append(scores.cpu())
+        self.variances[name] += variance
+
+    def _check_finite(self, draw: Draw) -> None:
+        if not bool(draw.log_weights.isfinite().all()):
+            found = first_nonfinite(draw, self.pair.parameters) or "a sum of them that overflows"
+            raise ValueError(f"expected finite log-densities, got this: {found}")
+
+    def _check_size(self, draw: Draw, rows: int) -> None:
+        if self.layout.plate is not None and draw.batch_size != rows:
+            raise ValueError(
+                f"expected the data plate {self.layout.plate!r} to hold the {rows} rows of the "
+                f"batch, got {draw.batch_size}: give the plate the size x.shape[0], or subsample= "
+                "the rows' indices"
+            )
+
+
+def _terms(draw: Draw) -> dict[str, Tensor]:
+    r"""The bound and its parts, with shape :math:`(K, N)`."""
+    parts = kl_terms(draw, "sampled")
+    kl = {f"kl.{name}": draw.combine([(name, term)]) for name, term in parts.items()}
+    total = draw.combine(parts.items())
+    return {
+        "elbo": draw.log_weights,
+        "log_likelihood": draw.log_likelihood,
+        "kl": total,
+        **kl,
+    }
+
+
+def _features(draw: Draw) -> int:
+    r"""The number of features of a datum if they all have mass functions, else 0."""
+    sites = sample_sites(draw.model_trace).values()
+    observed = [s for s in sites if s["is_observed"] and not isinstance(s["fn"], dist.Unit)]
+    if not all(site["mask"] is None and _is_discrete(site["fn"]) for site in observed):
+        return 0
+    return sum(site["value"].numel() for site in observed) // draw.batch_size
+
+
+def _is_discrete(fn: dist.TorchDistribution) -> bool:
+    try:
+        return bool(fn.support.is_discrete)
+    except NotImplementedError:
+        return False
+
+
+def _share_above(shapes: Tensor, bound: float, unit: str, seed: int) -> Estimate:
+    r"""The share of data whose weights have a Pareto shape above a bound."""
+    above = torch.where(shapes.isnan(), shapes, (shapes > bound).to(shapes))
+    share = Estimate.of(above, math.nan, unit, seed)
+    return Estimate(share.value, share.stderr, share.data_stderr, shapes, unit, seed)

@@ -1,0 +1,62 @@
+r"""Whether the weights of a pair are importance weights of each datum's evidence."""
+
+__all__ = ["check_weights"]
+
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+from pyro.infer.inspect import get_dependencies
+
+from pyro_vae.draws import Draw
+from pyro_vae.layout import Site, latent_sites, sample_sites
+from pyro_vae.programs import Program
+
+
+def check_weights(draw: Draw, guide: Program, args: tuple[Any, ...]) -> None:
+    r"""Raises where the mean of a datum's weights is not its evidence.
+
+    Arguments:
+        draw: A draw of the pair.
+        guide: The guide.
+        args: What it was called with.
+
+    Raises:
+        ValueError: If there are global latents, a scale, or a guide site that is a point
+            estimate: names the site.
+    """
+    if draw.layout.shared:
+        raise ValueError(
+            f"expected local latents only for the metric 'nll', got {sorted(draw.layout.shared)} "
+            f"outside the data plate {draw.layout.plate!r}: the evidence of data that share "
+            "latents is no sum over data; ask for metrics=('elbo',)"
+        )
+    for trace in (draw.guide_trace, draw.model_trace):
+        for name, site in sample_sites(trace).items():
+            if bool((torch.as_tensor(draw.scale(site)) != 1).any()):
+                raise ValueError(
+                    f"expected no poutine.scale for the metric 'nll', got {draw.scale(site)} at "
+                    f"site {name!r}: scaled densities are no densities; evaluate the programs "
+                    "without the scale, or ask for metrics=('elbo',)"
+                )
+    if points := _point_estimates(latent_sites(draw.guide_trace), guide, args):
+        raise ValueError(
+            f"expected a guide that draws every latent for the metric 'nll', got point estimates "
+            f"at {points}: a Delta has no density to weigh with; ask for metrics=('elbo',)"
+        )
+
+
+def _point_estimates(sites: dict[str, Site], guide: Program, args: tuple[Any, ...]) -> list[str]:
+    r"""The Delta sites that are no function of a random one."""
+    deltas = {name for name, site in sites.items() if _is_delta(site)}
+    if not deltas:
+        return []
+    parents = get_dependencies(guide, args)["prior_dependencies"]
+    return sorted(name for name in deltas if not set(parents[name]) - deltas)
+
+
+def _is_delta(site: Site) -> bool:
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)

@@ -1,0 +1,234 @@
+r"""Training: the only loop."""
+
+__all__ = ["fit"]
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pyro
+import pyro.infer
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.checks import check, require
+from pyro_vae.data import Data, Fields, batches, load
+from pyro_vae.evaluation import evaluate
+from pyro_vae.objectives import Objective
+from pyro_vae.optimizers import OptimizerLike
+from pyro_vae.programs import Program, modules, unchanged
+from pyro_vae.progress import TrainingProgress
+from pyro_vae.runs import Row, Run, RunFolder
+from pyro_vae.svi import SVI
+
+Source = Any  # what pyro_vae.data.load takes
+
+
+def fit(
+    model: Program,
+    guide: Program,
+    data: Source,
+    *,
+    inputs: Sequence[str] = ("x",),
+    objective: Objective | pyro.infer.ELBO | None = None,
+    optimizer: OptimizerLike | None = None,
+    epochs: int = 100,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    validation: bool = True,
+    run_dir: str | os.PathLike[str] | None = None,
+    data_plate: str | None = None,
+    progress: bool = True,
+) -> Run:
+    r"""Trains a model and its guide.
+
+    .. math:: \max_{\theta, \phi} \; \frac{1}{N} \sum_{n=1}^N \mathcal{L}(x_n; \theta, \phi)
+
+    The programs are checked first (:func:`pyro_vae.check`). The caller's random state is left
+    alone.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        data: A :class:`pyro_vae.data.Data`, a name or path that :func:`pyro_vae.data.load`
+            knows, or tensors, arrays, fields or a ``Dataset``: of these every row is trained on.
+        inputs: The fields of a batch that both programs are called with, in order.
+        objective: What is maximised, by default the ELBO.
+        optimizer: What :class:`pyro_vae.SVI` takes, by default Adam with a rate of 1e-3.
+        epochs: How often each datum is seen.
+        batch_size: The number of data in a batch.
+        device: ``"auto"`` is CUDA where there is one, else the CPU. Modules are moved there
+            whole, and stay.
+        seed: Of the noise and of the order of the data.
+        validation: Whether the bound on the validation split, if there is one, is computed after
+            each epoch.
+        run_dir: The folder that metrics and weights are written to, new or empty.
+        data_plate: The name of the data plate, where :class:`pyro_vae.SVI` would not find it.
+        progress: Whether a bar is shown, with the last bound in nats per datum.
+
+    Returns:
+        The run. Its history has, for each epoch, means over the data in nats per datum; what
+        was computed on the validation split starts with ``validation.``.
+
+    Raises:
+        ValueError: If the programs are broken, an argument is out of range, or a loss is not
+            finite.
+
+    Example:
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
+        >>> run = fit(model, guide, torch.eye(4), epochs=100, progress=False)
+        >>> run.history[-1]["elbo"] > run.history[0]["elbo"]
+        True
+    """
+    for name, count in (("epochs", epochs), ("batch_size", batch_size)):
+        if count < 1:
+            raise ValueError(f"expected {name} of at least 1, got {count}")
+    place = find_device(device)
+    dataset = _loaded(data, inputs).to(place)
+    for program in (model, guide):
+        for module in modules(program).values():
+            module.to(place)
+    svi = SVI(
+        model,
+        guide,
+        optimizer or partial(torch.optim.Adam, lr=1e-3),
+        objective,
+        data_plate=data_plate,
+        data_size=len(dataset.train["x"]),
+        reduction="mean",
+    )
+    trainer = _Trainer(svi, dataset, tuple(inputs), batch_size, seed)
+    # plain functions make their tensors where they are told to
+    with unchanged(), nullcontext() if place.type == "cpu" else place:
+        pyro.set_rng_seed(seed)
+        trainer.check()
+        folder = None if run_dir is None else RunFolder(run_dir)
+        history = trainer.run(epochs, folder, validation, progress)
+    return Run(model, guide, history, None if folder is None else folder.path)
+
+
+def find_device(device: str | torch.device = "auto") -> torch.device:
+    r"""The device of that name; ``"auto"`` is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"expected a device that is here ('auto', 'cpu', 'cuda', …), got {str(device)!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return found
+
+
+def _loaded(data: Source, inputs: Sequence[str]) -> Data:
+    r"""The data; of what is no data set, but mere rows, all are trained on."""
+    named = isinstance(data, str | os.PathLike | Data)
+    found = load(data) if named else load(data, validation=0.0, test=0.0)
+    if missing := [name for name in inputs if name not in found.train]:
+        raise ValueError(
+            f"expected inputs to be fields of the data, {list(found.train)}, got {missing}"
+        )
+    return found
+
+
+class _Trainer:
+    r"""What happens in one epoch."""
+
+    def __init__(
+        self, svi: SVI, data: Data, inputs: tuple[str, ...], batch_size: int, seed: int
+    ) -> None:
+        self.svi, self.data, self.inputs, self.batch_size = svi, data, inputs, batch_size
+        self.seed, self.step = seed, 0
+        self.generator = self._seeded()
+        self.steps = math.ceil(len(data.train["x"]) / batch_size)
+
+    def run(
+        self, epochs: int, folder: RunFolder | None, validation: bool, shown: bool
+    ) -> list[Row]:
+        r"""Takes all epochs, and writes each down."""
+        history: list[Row] = []
+        with TrainingProgress(epochs, self.steps, shown) as progress:
+            for epoch in range(1, epochs + 1):
+                means = self.train(progress)
+                validated = self.validate() if validation and self.data.validation else {}
+                history.append({"epoch": epoch, "step": self.step, **means, **validated})
+                if folder is not None:
+                    folder.log(history[-1])
+        if folder is not None:
+            folder.save(self.svi.tensors())
+            folder.close()
+        return history
+
+    def train(self, progress: TrainingProgress) -> Row:
+        r"""Takes the steps of an epoch; returns means over its data."""
+        for module in self._modules():
+            module.train()
+        fields = self.data.epoch("train", self.generator)
+        found, sizes = [], []
+        for batch in batches(fields, self.batch_size, generator=self.generator):
+            args = self._args(batch)
+            loss, metrics = self.svi.step_with_metrics(*args)
+            self.step += 1
+            if progress.step(metrics):
+                self.svi.check_finite(loss, args, {})
+            found.append(metrics)
+            sizes.append(batch["x"].shape[0])
+        self.svi.check_finite(loss, args, {})
+        return _means(found, sizes)
+
+    def validate(self) -> Row:
+        r"""The bound on the validation split, with the same noise after each epoch."""
+        pair = self.svi.pair
+        estimates = evaluate(
+            pair.model,
+            pair.guide,
+            self.data.epoch("validation", self._seeded()),
+            metrics=("elbo",),
+            particles=1,
+            inputs=self.inputs,
+            data_plate=pair.data_plate,
+            data_size=self.svi.data_size,
+            seed=self.seed,
+        )
+        return {f"validation.{name}": float(value) for name, value in estimates.items()}
+
+    def check(self) -> None:
+        r"""Explains what is wrong with the programs, if anything, on a first batch."""
+        fields = self.data.epoch("train", self._seeded())
+        batch = next(batches(fields, self.batch_size, shuffle=False))
+        pair = self.svi.pair
+        ours = None if isinstance(self.svi.loss, pyro.infer.ELBO) else self.svi.loss
+        args = self._args(batch)
+        require(check(pair.model, pair.guide, *args, objective=ours, data_plate=pair.data_plate))
+
+    def _args(self, batch: Fields) -> tuple[Tensor, ...]:
+        return tuple(batch[name] for name in self.inputs)
+
+    def _seeded(self) -> torch.Generator:
+        return torch.Generator(self.data.train["x"].device).manual_seed(self.seed)
+
+    def _modules(self) -> Iterator[nn.Module]:
+        for program in (self.svi.pair.model, self.svi.pair.guide):
+            yield from modules(program).values()
+
+
+def _means(metrics: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> Row:
+    r"""Means over the data of an epoch: one transfer from the device for each name."""
+    total = sum(sizes)
+    return {
+        name: math.fsum(
+            value * size / total
+            for value, size in zip(
+                torch.stack([row[name] for row in metrics]).tolist(), sizes, strict=True
+            )
+        )
+        for name in metrics[0]
+    }
