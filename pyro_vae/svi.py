@@ -107,6 +107,8 @@ class SVI:
             self.check_finite(loss, args, kwargs)
         if self.optimizer is None:
             _check_gradients(gradients)
+        for parameter in self._parameters().values():  # those of other batches' parts stay put
+            parameter.grad = None
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
         self._optimizer().step()

@@ -6,6 +6,9 @@ import pyro
 import pytest
 import torch
 
+# Tensors here are tiny: threads would wait for one another, 20 times longer on a busy machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def float64_and_seed() -> Iterator[None]:

@@ -159,9 +159,10 @@ def test_natural_likelihood(name: str) -> None:
 
 def test_natural_likelihood_covers_all_splits(tmp_path: Any) -> None:
     path = tmp_path / "x.npz"
-    np.savez(path, train=np.eye(4), valid=np.eye(4), test=np.eye(4) * 2.5)
+    np.savez(path, train=np.eye(4), valid=np.eye(4), test=np.eye(4) * -2.5)
 
     assert type(load(path).natural).__name__ == "NormalLearnedScale"
+    assert load(path).value_range == (-2.5, 1)
 
 
 def test_two_models_do_not_share_a_learned_scale() -> None:

@@ -78,7 +78,8 @@ def constant(*outputs: float) -> nn.Linear:
 def test_svi_trains_every_parameter(model: VAE, guide: Guide, x: Tensor) -> None:
     parameters = [*model.parameters(), *guide.parameters()]
     before = [p.detach().clone() for p in parameters]
-    svi = SVI(model, guide, Adam({"lr": 1e-2}), Trace_ELBO(num_particles=20))
+    elbo = Trace_ELBO(num_particles=50, vectorize_particles=True, max_plate_nesting=1)
+    svi = SVI(model, guide, Adam({"lr": 1e-2}), elbo)
 
     def loss() -> float:
         pyro.set_rng_seed(1)  # the same noise before and after
@@ -164,7 +165,9 @@ def test_particles_are_a_loop(model: VAE, guide: Guide, x: Tensor) -> None:
             )
 
 
-def test_vectorized_elbo_of_pyro(model: VAE, guide: Guide, x: Tensor) -> None:
+def test_vectorized_elbo_of_pyro(guide: Guide) -> None:
+    model = VAE(EVENT, D)
+    x = model(n=N).detach()
     elbo = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
     draws = torch.tensor([elbo.loss(model, guide, x) for _ in range(100)])
     loop = torch.tensor([Trace_ELBO().loss(model, guide, x) for _ in range(400)])

@@ -16,7 +16,13 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae.checks.bounds import check_objective
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.names import check_names
-from pyro_vae.checks.shapes import check_events, check_latents, check_observed, explain_shape
+from pyro_vae.checks.shapes import (
+    check_events,
+    check_latents,
+    check_observed,
+    check_plates,
+    explain_shape,
+)
 from pyro_vae.checks.trial import Trial, explain, failure, run
 from pyro_vae.checks.values import check_batch, check_densities, check_parameters, check_support
 from pyro_vae.objectives import Objective
@@ -97,19 +103,22 @@ def _stages(
 
 
 def _shapes(p: Trial, q: Trial) -> list[Finding]:
-    compared = () if q.error else check_latents(p, q)
-    return [*check_events(q), *check_events(p), *check_observed(p), *compared]
+    if q.error:
+        return [*check_events(q), *check_events(p), *check_observed(p)]
+    found = [*check_plates(p, q)]
+    return found or [*check_events(q), *check_events(p), *check_observed(p), *check_latents(p, q)]
 
 
 def _failures(p: Trial, q: Trial, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Finding]:
-    r"""What stopped the programs; an autoguide runs the model and stops where that does."""
+    r"""What stopped the programs, after what may have caused it."""
     rows = {leaf.shape[0] for leaf in tree_leaves((args, kwargs)) if _has_rows(leaf)}
-    found: dict[Any, Finding] = {}
+    found: dict[str, Finding] = {}  # by line: an autoguide stops where the model does
     for trial in (q, p):
         if trial.error is not None:
-            place = failure(trial.error)[1] or trial.role
-            found[place] = explain_shape(trial, rows) or explain(trial.error, trial.role)
-    return [*found.values(), *(check_batch(args, kwargs) if found else ())]
+            line = failure(trial.error)[1] or trial.role
+            found[line] = explain_shape(trial, rows) or explain(trial.error, trial.role)
+    causes = (*check_batch(args, kwargs), *islice(check_densities(q), 1)) if found else ()
+    return [*causes, *found.values()]
 
 
 def _has_rows(leaf: Any) -> bool:

@@ -1,11 +1,14 @@
 r"""Event dimensions and plates that do not line up."""
 
-__all__ = ["check_events", "check_latents", "check_observed", "explain_shape"]
+__all__ = ["check_events", "check_latents", "check_observed", "check_plates", "explain_shape"]
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 
 from pyro_vae.checks.finding import Finding
@@ -62,6 +65,18 @@ def check_latents(model: Trial, guide: Trial) -> Iterator[Finding]:
             )
 
 
+def check_plates(model: Trial, guide: Trial) -> Iterator[Finding]:
+    r"""Finds plates that have one size in the guide and another in the model."""
+    sizes = _plate_sizes(guide.trace)
+    for name, size in _plate_sizes(model.trace).items():
+        if size != sizes.get(name, size):
+            yield guide.finding(
+                name,
+                f"expected plate {name!r} to have one size in both programs, got {size} in the "
+                f"model and {sizes[name]} in the guide: take it from the data, as x.shape[0]",
+            )
+
+
 def explain_shape(trial: Trial, rows: set[int]) -> Finding | None:
     r"""Translates an error that arose as plates met a distribution; ``None`` for any other.
 
@@ -70,7 +85,7 @@ def explain_shape(trial: Trial, rows: set[int]) -> Finding | None:
         rows: The sizes of the first dimension of the batch's tensors.
     """
     message, line = (None, None) if trial.error is None else failure(trial.error)
-    if message is None or not isinstance(message["fn"], dist.TorchDistribution):
+    if message is None or not isinstance(message["fn"], TorchDistributionMixin):
         return None
     fn, around = message["fn"], frames(message)
     if not _clash(fn.batch_shape, around):
@@ -139,13 +154,6 @@ def _mend_data(site: Site) -> str:
 
 
 def _mend_latent(prior: Site, drawn: Site) -> str:
-    sizes = {frame.name: frame.size for frame in frames(drawn)}
-    for frame in frames(prior):
-        if frame.size != sizes.get(frame.name, frame.size):
-            return (
-                f"plate {frame.name!r} has size {frame.size} in the model and {sizes[frame.name]} "
-                "in the guide; take it from the data in both, as x.shape[0]"
-            )
     if prior["fn"].event_shape == drawn["fn"].event_shape:
         return (
             f"the model's stands in {_plates(frames(prior))}, the guide's in "
@@ -179,6 +187,12 @@ def _is_repeated(shape: Size, fn: Any) -> bool:
 
 def _ends_with(shape: Size, end: Size) -> bool:
     return len(end) <= len(shape) and shape[len(shape) - len(end) :] == end
+
+
+def _plate_sizes(trace: Trace) -> dict[str, int]:
+    # those of frames would not do: the model is replayed with the guide's
+    sites: dict[str, Any] = dict(trace.nodes)
+    return {name: s["fn"].size for name, s in sites.items() if site_is_subsample(s)}
 
 
 def _without_leading_ones(shape: Size) -> tuple[int, ...]:

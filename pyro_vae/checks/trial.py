@@ -77,7 +77,7 @@ def failure(error: BaseException) -> tuple[dict[str, Any] | None, str | None]:
 def explain(error: BaseException, role: str, advice: str = "") -> Finding:
     r"""The finding that a program raised an error, with the user's own line."""
     message, line = failure(error)
-    first = str(error).split("\n", 1)[0].strip()
+    first = str(error).split("\n", 1)[0].strip(" :")
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     where = f"the {role}, {_quoted(line)}" if line else f"the {role}"
     site = None if message is None else message["name"]

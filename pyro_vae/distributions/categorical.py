@@ -33,6 +33,11 @@ class Categorical(dist.Categorical):
         )
         return self.probs @ levels
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""Returns :math:`\log p(x)`, with the shape that ``value`` and the batch broadcast to."""
+        # Pyro's compares the identities of tensors, which a compiler cannot follow.
+        return torch.distributions.Categorical.log_prob(self, value)
+
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws levels, as numbers with the dtype of the parameters."""
         return dist.Categorical.sample(self, Size(sample_shape)).to(self._param.dtype)

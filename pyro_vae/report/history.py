@@ -24,7 +24,7 @@ def curves(history: Rows) -> Figure:
             Keys may be missing, in some rows or in all.
 
     Raises:
-        ValueError: If no row has an ``elbo``, or none an ``epoch`` or a ``step``.
+        ValueError: If no row has a bound beside an ``epoch`` or a ``step``.
 
     Example:
         >>> rows = [{"epoch": 1, "elbo": -40.0, "kl.z": 5.0}, {"epoch": 2, "elbo": -30.0}]
@@ -34,18 +34,20 @@ def curves(history: Rows) -> Figure:
     axis = "epoch" if any("epoch" in row for row in history) else "step"
     rows = [row for row in history if axis in row]
     names = list(dict.fromkeys(key.removeprefix(VALIDATION) for row in rows for key in row))
-    if "elbo" not in names:
-        raise ValueError(f"expected rows with 'elbo' and 'epoch' or 'step', got keys {names}")
-
-    bounds = ["elbo"]
-    if any(row.get("objective") not in (None, row.get("elbo")) for row in rows):
-        bounds.append("objective")  # equal to the bound it would hide it
+    bounds = [name for name in ("elbo", "objective") if name in names]
+    if not bounds:
+        raise ValueError(
+            "expected rows with 'elbo' or 'objective', and 'epoch' or 'step', "
+            f"got {len(history)} rows with keys {names}"
+        )
+    if all(row.get("objective") in (None, row.get("elbo")) for row in rows):
+        bounds = ["elbo"]  # an equal line would hide it
     divergences = [name for name in names if name.startswith("kl.")] or ["kl"]
     divergences = [name for name in divergences if name in names]
 
     figure, axes = panels(1, 1 + bool(divergences), 5.8, 4.2)
     draw(axes[0, 0], rows, axis, bounds)
-    axes[0, 0].set_title("Evidence lower bound")
+    axes[0, 0].set_title("Evidence lower bound" if "elbo" in bounds else "Objective")
     if divergences:
         axes[0, 1].axhline(0, color="0.7", linewidth=1)
         draw(axes[0, 1], rows, axis, divergences)

@@ -29,7 +29,7 @@ def table(estimates: Mapping[str, Estimate], title: str | None = None) -> Table:
     rows.add_column("unit")
 
     for name, estimate in estimates.items():
-        errors = (estimate.stderr, estimate.data_stderr)
-        value, *cells = digits(estimate.value, *errors)
-        rows.add_row(name, value, *(f"± {cell}" if cell else "–" for cell in cells), estimate.unit)
+        value, *errors = digits(estimate.value, estimate.stderr, estimate.data_stderr)
+        cells = (f"± {error}" if error else "–" for error in errors)
+        rows.add_row(name, value, *cells, estimate.unit)
     return rows

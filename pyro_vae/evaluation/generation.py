@@ -1,0 +1,267 @@
+r"""What a model generates, and how a guide encodes."""
+
+__all__ = ["decode", "encode", "reconstruct", "sample"]
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from pyro import poutine
+from pyro.infer import infer_discrete
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae.evaluation.generator import Generator
+from pyro_vae.evaluation.rows import Centred, data_first, join, mean, outputs
+from pyro_vae.evaluation.setting import evaluating
+from pyro_vae.layout import latent_sites
+from pyro_vae.pair import Pair
+from pyro_vae.programs import Program
+
+Device = torch.device | str | None
+Batch = tuple[Tensor, ...]
+
+
+def encode(
+    model: Program,
+    guide: Program,
+    *batch: Tensor,
+    draws: int | None = None,
+    batch_size: int = 256,
+    data_plate: str | None = None,
+    device: Device = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    r"""The latents of data: the means of the guide, or draws from it.
+
+    A site's mean is that given the means of the sites that the guide draws before it. A discrete
+    site gives its mode, one without a mean (a flow, say) the average of 100 draws.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        batch: What both are called with: data with shapes :math:`(N, *)`.
+        draws: The number of draws :math:`S`, in place of the mean.
+        batch_size: The number of data that are encoded at once.
+        data_plate: The name of the data plate; by default ``data``, else the only plate that
+            all observed sites share, else none: then all data are encoded at once.
+        device: Where it is computed, by default where the parameters are.
+        seed: The seed of what is drawn.
+
+    Returns:
+        The latents by site, with shape :math:`(N, *)`, or :math:`(S, N, *)` of draws; those
+        outside the data plate have no dimension :math:`N`.
+
+    Example:
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
+        >>> encode(model, guide, torch.eye(4))["z"].shape
+        torch.Size([4, 2])
+    """
+    _check("draws", 1 if draws is None else draws)
+    with evaluating(model, guide, device=device, seed=seed) as place:
+        pair = Pair(model, guide, data_plate)
+        parts = []
+        for part in _batches(batch, pair, batch_size, place):
+            if draws is None:
+                parts.append(_latents(pair, part, _encoded(pair, part)))
+            else:
+                traces = [poutine.trace(pair.guide).get_trace(*part) for _ in range(draws)]
+                drawn = [_latents(pair, part, trace) for trace in traces]
+                parts.append({n: torch.stack([d[n] for d in drawn]) for n in drawn[0]})
+        shared = pair.plan(part, {}).layout.shared
+    return join(parts, sorted(shared), dim=0 if draws is None else 1)
+
+
+def reconstruct(
+    model: Program,
+    guide: Program,
+    *batch: Tensor,
+    batch_size: int = 256,
+    data_plate: str | None = None,
+    device: Device = None,
+    seed: int = 0,
+) -> Tensor | dict[str, Tensor]:
+    r"""The means of observed sites, given the latents that :func:`encode` finds.
+
+    .. math:: \hat x_n = \mathbb{E}[x \mid z = \mathbb{E}_q[z \mid x_n]]
+
+    Sites that the model sums out have the values of the highest posterior probability. What
+    the model observes besides stays observed.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        batch: What both are called with: data with shapes :math:`(N, *)`.
+        batch_size: The number of data at once.
+        data_plate: As for :func:`encode`.
+        device: Where it is computed, by default where the parameters are.
+        seed: The seed of what is drawn.
+
+    Returns:
+        The mean of the observed site, with shape :math:`(N, *)`; of several, by site.
+
+    Example:
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
+        >>> reconstruct(model, guide, torch.eye(4)).shape
+        torch.Size([4, 4])
+    """
+    with evaluating(model, guide, device=device, seed=seed) as place:
+        pair = Pair(model, guide, data_plate)
+        parts = []
+        for part in _batches(batch, pair, batch_size, place):
+            layout = pair.plan(part, {}).layout
+            program = poutine.replay(pair.model, trace=_encoded(pair, part))
+            if layout.enumerated:
+                program = infer_discrete(program, -layout.nesting - 1, temperature=0)
+            sites = outputs(poutine.trace(program).get_trace(*part))
+            parts.append({n: data_first(mean(s["fn"]), s, layout.plate) for n, s in sites.items()})
+    return _single(join(parts))
+
+
+def decode(
+    model: Program,
+    guide: Program,
+    latents: Tensor | Mapping[str, Tensor],
+    *,
+    batch: Batch | None = None,
+    batch_size: int = 256,
+    data_plate: str | None = None,
+    device: Device = None,
+    seed: int = 0,
+) -> Tensor | dict[str, Tensor]:
+    r"""The means of observed sites, given latents.
+
+    .. math:: \hat x_n = \mathbb{E}[x \mid z_n]
+
+    Sites that are not given, such as those that the model sums out, are drawn from the model.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        latents: The latents by site, as :func:`encode` returns them, with shapes
+            :math:`(N, *)`; of a single site, the tensor will do.
+        batch: What the model is called with, if it cannot be called as ``model(n=N)``: rows
+            that are repeated up to :math:`N`. What it observes of them is ignored.
+        batch_size: The number of data at once.
+        data_plate: As for :func:`encode`.
+        device: Where it is computed, by default where the parameters are.
+        seed: The seed of what is drawn.
+
+    Returns:
+        The mean of the observed site, with shape :math:`(N, *)`; of several, by site.
+
+    Raises:
+        ValueError: If the latents are not those of the model, or if a batch is needed.
+
+    Example:
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
+        >>> decode(model, guide, torch.randn(3, 2)).shape
+        torch.Size([3, 4])
+    """
+    _check("batch_size", batch_size)
+    with evaluating(model, guide, device=device, seed=seed) as place:
+        source = Generator(model, guide, batch, data_plate, place)
+        given, count = source.given(latents)
+        rows = torch.arange(count, device=place).split(batch_size if source.plate else count)
+        parts = [source.run(part, given, means=True) for part in rows]
+    return _single(join(parts))
+
+
+def sample(
+    model: Program,
+    guide: Program,
+    n: int = 64,
+    *,
+    means: bool = False,
+    batch: Batch | None = None,
+    batch_size: int = 256,
+    data_plate: str | None = None,
+    device: Device = None,
+    seed: int = 0,
+) -> Tensor | dict[str, Tensor]:
+    r"""Draws data from the model.
+
+    .. math:: z_n \sim p(z), \quad x_n \sim p(x \mid z_n)
+
+    Global latents are drawn from the guide, for which a batch is needed.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents.
+        n: The number of draws :math:`N`.
+        means: Whether to return :math:`\mathbb{E}[x \mid z_n]` in place of :math:`x_n`, which
+            makes smoother pictures.
+        batch: As for :func:`decode`.
+        batch_size: The number of data at once.
+        data_plate: As for :func:`encode`.
+        device: Where it is computed, by default where the parameters are.
+        seed: The seed of what is drawn.
+
+    Returns:
+        The draws of the observed site, with shape :math:`(N, *)`; of several, by site.
+
+    Raises:
+        ValueError: If a batch is needed.
+
+    Example:
+        >>> from pyro_vae.guides import AmortizedNormal
+        >>> from pyro_vae.models import VAE
+        >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
+        >>> sample(model, guide, n=3)
+        tensor([[1., 0., 0., 1.],
+                [1., 0., 1., 0.],
+                [0., 1., 1., 0.]])
+    """
+    _check("n", n)
+    _check("batch_size", batch_size)
+    with evaluating(model, guide, device=device, seed=seed) as place:
+        source = Generator(model, guide, batch, data_plate, place)
+        rows = torch.arange(n, device=place).split(batch_size if source.plate else 1)
+        parts = []
+        for part in rows:
+            found = source.run(part, {}, means)
+            # without a data plate the whole batch is one datum
+            parts.append(found if source.plate else {k: t[None] for k, t in found.items()})
+    return _single(join(parts))
+
+
+def _batches(
+    batch: Batch, pair: Pair, batch_size: int, device: torch.device
+) -> Iterator[Batch]:
+    r"""Cuts a batch into smaller ones, if there is a data plate to be cut."""
+    _check("batch_size", batch_size)
+    parts = tuple(zip(*(field.split(batch_size) for field in batch), strict=True))
+    if not parts:
+        raise ValueError("expected the data that both programs are called with, got none")
+    first = tuple(field.to(device) for field in parts[0])
+    whole = pair.plan(first, {}).layout.plate is None
+    for part in [batch] if whole else parts:
+        yield tuple(field.to(device) for field in part)
+
+
+def _encoded(pair: Pair, batch: Batch) -> Trace:
+    return poutine.trace(Centred()(pair.guide)).get_trace(*batch)
+
+
+def _latents(pair: Pair, batch: Batch, trace: Trace) -> dict[str, Tensor]:
+    r"""What the guide drew that is a latent of the model, with the data first."""
+    plate = pair.plan(batch, {}).layout.plate
+    return {
+        name: data_first(site["value"], site, plate)
+        for name, site in latent_sites(trace).items()
+        if not site["infer"].get("is_auxiliary")
+    }
+
+
+def _single(found: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    return next(iter(found.values())) if len(found) == 1 else found
+
+
+def _check(name: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"expected {name} of at least 1, got {count}")

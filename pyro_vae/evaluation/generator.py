@@ -1,0 +1,169 @@
+r"""A model that generates rows."""
+
+__all__ = ["Generator"]
+
+import inspect
+from collections.abc import Mapping
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae.evaluation.rows import Dreaming, Given, data_first, data_in_place, mean, outputs
+from pyro_vae.layout import latent_sites, plate_dims
+from pyro_vae.pair import Pair
+from pyro_vae.programs import Program, isolated, owner
+
+
+class Generator:
+    r"""A model, called without data, or with data of which it ignores what it observes.
+
+    Arguments:
+        model: The generative program.
+        guide: The program that draws its latents, of which global ones are taken from it.
+        batch: What the model is called with, or ``None`` if it is called as ``model(n=N)``.
+        data_plate: The name of the data plate, where it would not be found.
+        device: Where it is computed.
+
+    Raises:
+        ValueError: If a batch is needed, to call the model or to know what it observes.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        batch: tuple[Tensor, ...] | None,
+        data_plate: str | None,
+        device: torch.device,
+    ) -> None:
+        self.model, self.guide, self.device = isolated(model), isolated(guide), device
+        self.batch = None if batch is None else tuple(field.to(device) for field in batch)
+        self.plate = data_plate
+        if self.batch is None:
+            _check_signature(model)
+        else:
+            first = tuple(field[:64] for field in self.batch)
+            self.plate = Pair(model, guide, data_plate).plan(first, {}).layout.plate
+
+        trace = self._trace(torch.zeros(1, dtype=torch.long, device=device), {})
+        found = outputs(trace)
+        if not found:
+            raise ValueError(
+                "expected model(n=…) to return the value of the site that it generates: return "
+                "what pyro.sample returned there, or give batch= the arguments of the model"
+            )
+        if self.plate is None and self.batch is None:
+            self.plate = _common_plate(trace)
+        self.outputs = tuple(found)
+        self.latents = {
+            name: site
+            for name, site in latent_sites(trace).items()
+            if not any(site is output for output in found.values())
+        }
+
+    def run(self, rows: Tensor, given: Mapping[str, Tensor], means: bool) -> dict[str, Tensor]:
+        r"""Generates rows.
+
+        Arguments:
+            rows: The indices of the rows, with shape :math:`(N)`.
+            given: Latents that are not drawn.
+            means: Whether the means of the observed sites are returned in place of draws.
+
+        Returns:
+            What the model observes, by site, with shape :math:`(N, *)`.
+        """
+        values = {**self._shared(rows, given), **self._rows_of(given, rows)}
+        found = outputs(self._trace(rows, values))
+        return {
+            name: data_first(mean(site["fn"]) if means else site["value"], site, self.plate)
+            for name, site in found.items()
+        }
+
+    def given(self, latents: Tensor | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+        r"""Names latents, and counts their rows.
+
+        Raises:
+            ValueError: If names or shapes are not those of the model's latents, or if there are
+                several numbers of rows.
+        """
+        sites = self.latents
+        if isinstance(latents, Tensor):
+            names = [n for n, s in sites.items() if s["infer"].get("enumerate") != "parallel"]
+            if len(names) != 1:
+                raise ValueError(
+                    f"expected latents by site, since the model has the sites {names}, got a "
+                    "tensor: give a dictionary"
+                )
+            latents = {names[0]: latents}
+        if unknown := sorted(set(latents) - set(sites)):
+            raise ValueError(f"expected latents of the sites {sorted(sites)}, got {unknown}")
+        counts = set()
+        for name, value in latents.items():
+            local = self._is_local(name)
+            shape = data_first(sites[name]["value"], sites[name], self.plate).shape[local:]
+            if value.shape[local:] != shape:
+                raise ValueError(
+                    f"expected latents {name!r} with shape {('N',) * local + tuple(shape)}, got "
+                    f"{tuple(value.shape)}"
+                )
+            counts |= {value.shape[0]} if local else set()
+        if len(counts) > 1:
+            raise ValueError(f"expected latents with one number of rows, got {sorted(counts)}")
+        default = 1 if self.batch is None else self.batch[0].shape[0]
+        return {n: t.to(self.device) for n, t in latents.items()}, counts.pop() if counts else default
+
+    def _is_local(self, name: str) -> bool:
+        return self.plate is not None and self.plate in plate_dims(self.latents[name])
+
+    def _rows_of(self, given: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+        return {
+            name: data_in_place(value[rows], self.latents[name], self.plate)
+            if self._is_local(name)
+            else value
+            for name, value in given.items()
+        }
+
+    def _shared(self, rows: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        r"""Global latents that are not given, from the guide."""
+        names = [n for n in self.latents if not self._is_local(n) and n not in given]
+        if self.plate is None or not names:
+            return {}
+        if self.batch is None:
+            raise ValueError(
+                f"expected a batch, since the latents {names} outside the data plate "
+                f"{self.plate!r} are drawn from the guide: give batch= the arguments of both"
+            )
+        trace = poutine.trace(self.guide).get_trace(*self._batch(rows))
+        return {name: trace.nodes[name]["value"] for name in names}
+
+    def _trace(self, rows: Tensor, given: Mapping[str, Tensor]) -> Trace:
+        with poutine.trace() as tracer, Given(given), Dreaming():
+            if self.batch is None:
+                result = self.model(n=rows.shape[0])
+            else:
+                result = self.model(*self._batch(rows))
+        return tracer.trace
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, ...]:
+        assert self.batch is not None
+        if self.plate is None:
+            return self.batch
+        return tuple(field[rows % field.shape[0]] for field in self.batch)
+
+
+def _check_signature(model: Program) -> None:
+    function = getattr(owner(model), "forward", model) if owner(model) is model else model
+    if "n" not in inspect.signature(function).parameters:
+        raise ValueError(
+            "expected a model that can be called as model(n=…), got one with the arguments "
+            f"{inspect.signature(function)}: give batch= rows that it can be called with"
+        )
+
+
+def _common_plate(trace: Trace) -> str | None:
+    r"""The plate named ``data``, else the only one that holds all that is generated."""
+    plates = [set(plate_dims(site)) for site in outputs(trace).values()]
+    common = set.intersection(*plates)
+    return "data" if "data" in common else common.pop() if len(common) == 1 else None
