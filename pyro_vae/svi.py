@@ -121,7 +121,7 @@ class SVI:
         self._restore()
         if isinstance(self.loss, pyro.infer.ELBO):
             return self._pyro_loss(plan, "loss", args, kwargs)[0]
-        draw = self.pair.draw(args, kwargs, self.loss.particles, self.data_size)
+        draw = self._draw(plan, args, kwargs)
         return -self.loss(draw).value.mean() * self._factor(draw.data_size)
 
     def gradients(
@@ -130,7 +130,7 @@ class SVI:
         r"""The loss, its gradients, and metrics: nothing is changed but the random state."""
         if isinstance(self.loss, pyro.infer.ELBO):
             return self._pyro_gradients(plan, args, kwargs)
-        draw = self.pair.draw(args, kwargs, self.loss.particles, self.data_size)
+        draw = self._draw(plan, args, kwargs)
         bound = self.loss(draw)
         factor = self._factor(draw.data_size)
         gradients = _differentiate(bound, plan, tuple(self._own().values()), factor)
@@ -237,6 +237,11 @@ class SVI:
                 self.optimizer.add_param_group(group)
             self._held |= {id(p) for _, p in new}
         return self.optimizer
+
+    def _draw(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Draw:
+        assert not isinstance(self.loss, pyro.infer.ELBO)
+        particles, size = self.loss.particles, self.data_size
+        return Draw(self.pair.model, self.pair.guide, args, kwargs, plan.layout, particles, size)
 
     def _factor(self, data_size: int) -> int:
         return data_size if self.reduction == "sum" else 1

@@ -9,7 +9,7 @@ import pyro.infer
 import torch
 
 from pyro_vae.checks.finding import Finding
-from pyro_vae.checks.trial import explain
+from pyro_vae.checks.trial import explain, failure
 from pyro_vae.objectives import Objective
 from pyro_vae.pair import Pair
 from pyro_vae.svi import SVI
@@ -33,12 +33,12 @@ def check_objective(
     try:
         summed = pair.plan(args, kwargs).layout.enumerated
     except ValueError as error:
-        yield _refusal(error)
+        yield _finding(error, "objective")
         return
     try:
         pair.draw(args, kwargs, 1, data_size).log_weights  # noqa: B018 (lazy)
     except Exception as error:
-        yield explain(error, "draw", _SUMMED if summed else "")
+        yield _finding(error, "programs", _SUMMED if summed else "")
         return
     if isinstance(objective, pyro.infer.ELBO):
         yield from _check_pyro(pair, args, kwargs, objective, data_size)
@@ -58,12 +58,12 @@ def _check_ours(
         draw = pair.draw(args, kwargs, particles, data_size)
         draw.log_weights  # noqa: B018 (lazy)
     except Exception as error:
-        yield explain(error, "draw", _PARTICLES.format(particles))
+        yield _finding(error, "programs", _PARTICLES.format(particles))
         return
     try:
         value = objective(draw).value
     except Exception as error:
-        yield _refusal(error)
+        yield _finding(error, "objective")
         return
     if not value.isfinite().all():
         yield Finding(None, "error", f"expected a finite objective, got {value.mean().item()}")
@@ -88,11 +88,12 @@ def _check_pyro(
         svi.evaluate_loss(*args, **kwargs)
     except Exception as error:
         many = objective.num_particles > 1 and objective.vectorize_particles
-        advice = _PARTICLES.format(objective.num_particles)
-        yield explain(error, "objective", advice) if many else _refusal(error)
+        advice = _PARTICLES.format(objective.num_particles) if many else ""
+        yield _finding(error, "objective", advice)
 
 
-def _refusal(error: Exception) -> Finding:
-    if isinstance(error, ValueError):
+def _finding(error: Exception, role: str, advice: str = "") -> Finding:
+    # what this library raises, outside the user's lines, says itself how to mend it
+    if isinstance(error, ValueError) and failure(error)[1] is None:
         return Finding(None, "error", str(error))
-    return explain(error, "objective")
+    return explain(error, role, advice)

@@ -58,10 +58,12 @@ def check_latents(model: Trial, guide: Trial) -> Iterator[Finding]:
             continue
         p, q = site["fn"], drawn[name]["fn"]
         if _without_leading_ones(p.shape()) != _without_leading_ones(q.shape()):
-            yield guide.finding(
+            # the one with fewer event dimensions is the one that lacks to_event
+            at_fault = model if len(p.event_shape) < len(q.event_shape) else guide
+            yield at_fault.finding(
                 name,
                 f"expected values of one shape in both programs, got {_shapes(p)} in the model and "
-                f"{_shapes(q)} in the guide: " + _mend_latent(site, drawn[name]),
+                f"{_shapes(q)} in the guide: " + _mend_latent(site, drawn[name], at_fault.role),
             )
 
 
@@ -153,15 +155,15 @@ def _mend_data(site: Site) -> str:
     )
 
 
-def _mend_latent(prior: Site, drawn: Site) -> str:
-    if prior["fn"].event_shape == drawn["fn"].event_shape:
-        return (
-            f"the model's stands in {_plates(frames(prior))}, the guide's in "
-            f"{_plates(frames(drawn))}; write the same plates in both"
-        )
+def _mend_latent(prior: Site, drawn: Site, role: str) -> str:
+    p, q = prior["fn"].event_shape, drawn["fn"].event_shape
+    if len(p) != len(q):
+        return f"make them .to_event({max(len(p), len(q))}) in the {role}, as in the other program"
+    if p != q:
+        return "give both the same number of features, such as the width of a network's output"
     return (
-        "give both the same number of features and the same .to_event(n) (one of the two may lack "
-        "it, or a network may have an output layer of the wrong width)"
+        f"the model's stands in {_plates(frames(prior))}, the guide's in {_plates(frames(drawn))}; "
+        "write the same plates in both"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from pyro_vae import likelihoods
@@ -21,7 +22,8 @@ def check_parameters(model: Program, guide: Program) -> Iterator[Finding]:
     r"""Finds parameters that are not finite, by name."""
     seen: set[int] = set()
     for name, parameter in _parameters(model, guide):
-        if id(parameter) not in seen and not parameter.isfinite().all():
+        lazy = is_lazy(parameter)  # of a program that stopped before it came there
+        if not lazy and id(parameter) not in seen and not parameter.isfinite().all():
             seen.add(id(parameter))
             yield Finding(
                 None,
@@ -49,7 +51,7 @@ def check_support(trial: Trial) -> Iterator[Finding]:
         try:
             likelihoods.check_support(site["fn"], site["value"], name)
         except ValueError as error:
-            said = str(error)
+            said = str(error).removeprefix(f"{name}: ")
             if not site["is_observed"]:  # the advice is for data
                 said = (
                     f"{said.rpartition('; ')[0]} from the guide; choose a guide distribution with "

@@ -89,8 +89,8 @@ def _fit(likelihood: Likelihood, x: Tensor) -> TorchDistribution:
             smoothed = (x.shape[0] * variance + variance.mean()) / (x.shape[0] + 1)
             return dist.Normal(x.mean(0), smoothed.sqrt())
     raise ValueError(
-        f"expected one of the likelihoods of pyro_vae.likelihoods, got {type(likelihood).__name__}, "
-        "of which no fit of independent features is known"
+        "expected one of the likelihoods of pyro_vae.likelihoods, of which fits of independent "
+        f"features are known, got {type(likelihood).__name__}"
     )
 
 

@@ -102,6 +102,8 @@ def digits(value: float, *errors: float | None) -> list[str]:
         ['0.125', '']
     """
     bounds = [math.nan if error is None else error for error in errors]
+    # what only rounding has left is no error
+    bounds = [0.0 if error < 1e-12 * abs(value) else error for error in bounds]
     greatest = max((error for error in bounds if math.isfinite(error)), default=0)
 
     form = ".4g"

@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.evaluation.generator import Generator
-from pyro_vae.evaluation.rows import Centred, data_first, join, mean, outputs
+from pyro_vae.evaluation.rows import Centred, Given, data_first, join, mean, outputs
 from pyro_vae.evaluation.setting import evaluating
 from pyro_vae.layout import latent_sites
 from pyro_vae.pair import Pair
@@ -113,7 +113,8 @@ def reconstruct(
         parts = []
         for part in _batches(batch, pair, batch_size, place):
             layout = pair.plan(part, {}).layout
-            program = poutine.replay(pair.model, trace=_encoded(pair, part))
+            drawn = latent_sites(_encoded(pair, part))
+            program = Given({name: site["value"] for name, site in drawn.items()})(pair.model)
             if layout.enumerated:
                 program = infer_discrete(program, -layout.nesting - 1, temperature=0)
             sites = outputs(poutine.trace(program).get_trace(*part))
@@ -177,7 +178,7 @@ def sample(
     guide: Program,
     n: int = 64,
     *,
-    means: bool = False,
+    mean: bool = False,
     batch: Batch | None = None,
     batch_size: int = 256,
     data_plate: str | None = None,
@@ -194,7 +195,7 @@ def sample(
         model: The generative program.
         guide: The program that draws its latents.
         n: The number of draws :math:`N`.
-        means: Whether to return :math:`\mathbb{E}[x \mid z_n]` in place of :math:`x_n`, which
+        mean: Whether to return :math:`\mathbb{E}[x \mid z_n]` in place of :math:`x_n`, which
             makes smoother pictures.
         batch: As for :func:`decode`.
         batch_size: The number of data at once.
@@ -212,10 +213,8 @@ def sample(
         >>> from pyro_vae.guides import AmortizedNormal
         >>> from pyro_vae.models import VAE
         >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
-        >>> sample(model, guide, n=3)
-        tensor([[1., 0., 0., 1.],
-                [1., 0., 1., 0.],
-                [0., 1., 1., 0.]])
+        >>> sample(model, guide, n=3).shape
+        torch.Size([3, 4])
     """
     _check("n", n)
     _check("batch_size", batch_size)
@@ -224,15 +223,13 @@ def sample(
         rows = torch.arange(n, device=place).split(batch_size if source.plate else 1)
         parts = []
         for part in rows:
-            found = source.run(part, {}, means)
+            found = source.run(part, {}, mean)
             # without a data plate the whole batch is one datum
             parts.append(found if source.plate else {k: t[None] for k, t in found.items()})
     return _single(join(parts))
 
 
-def _batches(
-    batch: Batch, pair: Pair, batch_size: int, device: torch.device
-) -> Iterator[Batch]:
+def _batches(batch: Batch, pair: Pair, batch_size: int, device: torch.device) -> Iterator[Batch]:
     r"""Cuts a batch into smaller ones, if there is a data plate to be cut."""
     _check("batch_size", batch_size)
     parts = tuple(zip(*(field.split(batch_size) for field in batch), strict=True))

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.evaluation.rows import Dreaming, Given, data_first, data_in_place, mean, outputs
 from pyro_vae.layout import latent_sites, plate_dims
 from pyro_vae.pair import Pair
-from pyro_vae.programs import Program, isolated, owner
+from pyro_vae.programs import Program, isolated
 
 
 class Generator:
@@ -111,8 +111,8 @@ class Generator:
             counts |= {value.shape[0]} if local else set()
         if len(counts) > 1:
             raise ValueError(f"expected latents with one number of rows, got {sorted(counts)}")
-        default = 1 if self.batch is None else self.batch[0].shape[0]
-        return {n: t.to(self.device) for n, t in latents.items()}, counts.pop() if counts else default
+        counts = counts or {1 if self.batch is None else self.batch[0].shape[0]}
+        return {n: t.to(self.device) for n, t in latents.items()}, counts.pop()
 
     def _is_local(self, name: str) -> bool:
         return self.plate is not None and self.plate in plate_dims(self.latents[name])
@@ -135,16 +135,14 @@ class Generator:
                 f"expected a batch, since the latents {names} outside the data plate "
                 f"{self.plate!r} are drawn from the guide: give batch= the arguments of both"
             )
-        trace = poutine.trace(self.guide).get_trace(*self._batch(rows))
-        return {name: trace.nodes[name]["value"] for name in names}
+        drawn = latent_sites(poutine.trace(self.guide).get_trace(*self._batch(rows)))
+        return {name: drawn[name]["value"] for name in names}
 
     def _trace(self, rows: Tensor, given: Mapping[str, Tensor]) -> Trace:
-        with poutine.trace() as tracer, Given(given), Dreaming():
-            if self.batch is None:
-                result = self.model(n=rows.shape[0])
-            else:
-                result = self.model(*self._batch(rows))
-        return tracer.trace
+        program = poutine.trace(Given(given)(Dreaming()(self.model)))
+        if self.batch is None:
+            return program.get_trace(n=rows.shape[0])
+        return program.get_trace(*self._batch(rows))
 
     def _batch(self, rows: Tensor) -> tuple[Tensor, ...]:
         assert self.batch is not None
@@ -154,11 +152,12 @@ class Generator:
 
 
 def _check_signature(model: Program) -> None:
-    function = getattr(owner(model), "forward", model) if owner(model) is model else model
-    if "n" not in inspect.signature(function).parameters:
+    # a module's call takes anything
+    signature = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
+    if "n" not in signature.parameters:
         raise ValueError(
-            "expected a model that can be called as model(n=…), got one with the arguments "
-            f"{inspect.signature(function)}: give batch= rows that it can be called with"
+            f"expected a model that can be called as model(n=…), got one with the arguments "
+            f"{signature}: give batch= rows that it can be called with"
         )
 
 

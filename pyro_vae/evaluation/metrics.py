@@ -110,5 +110,3 @@ def _check(
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"expected {name} of at least 1, got {count}")
-
-

@@ -1,6 +1,17 @@
 r"""The rows of sites: tensors with the data first, centres of distributions."""
 
-__all__ = ["Centred", "Dreaming", "Given", "data_first", "data_in_place", "join", "mean", "outputs"]
+__all__ = [
+    "Centred",
+    "Dreaming",
+    "Given",
+    "check_rows",
+    "data_first",
+    "data_in_place",
+    "is_discrete",
+    "join",
+    "mean",
+    "outputs",
+]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +25,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.layout import Site, plate_dims, sample_sites
+from pyro_vae.layout import Site, frames, plate_dims, sample_sites
 
 _DRAWS = 100
 
@@ -60,7 +71,7 @@ def mean(fn: TorchDistribution) -> Tensor:
 
 
 def _centre(fn: TorchDistribution) -> Tensor:
-    if not _is_discrete(fn):
+    if not is_discrete(fn):
         return mean(fn)
     value = _finite(fn, "mode")  # a mean would be no value that the site can have
     return fn.sample() if value is None else value
@@ -76,11 +87,13 @@ def _finite(fn: TorchDistribution, name: str) -> Tensor | None:
     return value if bool(value.isfinite().all()) else None
 
 
-def _is_discrete(fn: TorchDistribution) -> bool:
+def is_discrete(fn: TorchDistribution) -> bool:
+    r"""Whether the density is a mass function."""
     try:
-        return bool(fn.support.is_discrete)
+        support = fn.support
     except NotImplementedError:
         return False
+    return support is not None and bool(support.is_discrete)
 
 
 def outputs(trace: Trace) -> dict[str, Site]:
@@ -117,8 +130,22 @@ def join(
     parts: Sequence[Mapping[str, Tensor]], shared: Sequence[str] = (), dim: int = 0
 ) -> dict[str, Tensor]:
     r"""Joins batches; of a site that all data share, the first one's value is taken."""
-    first, *_ = parts
+    first, *others = parts
     return {
-        name: first[name] if name in shared else torch.cat([part[name] for part in parts], dim)
-        for name in first
+        name: torch.cat([part[name] for part in parts], dim)
+        if others and name not in shared
+        else value
+        for name, value in first.items()
     }
+
+
+def check_rows(trace: Trace, plate: str | None, rows: int) -> None:
+    r"""Raises unless the data plate has the size of the batch."""
+    sites = sample_sites(trace).values()
+    sizes = {frame.size for site in sites for frame in frames(site) if frame.name == plate}
+    if sizes - {rows}:
+        raise ValueError(
+            f"expected the data plate {plate!r} to hold the {rows} rows of a batch, got "
+            f"{sorted(sizes)}: give the plate the size x.shape[0] or subsample= the rows' indices, "
+            "or, if a program is made for all the data, give batch_size= their number"
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.draws import Draw
 from pyro_vae.evaluation.chunks import Largest, chunk_sizes
 from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.rows import check_rows, is_discrete
 from pyro_vae.evaluation.streaming import Moments, Weights
 from pyro_vae.evaluation.weights import check_weights
 from pyro_vae.layout import sample_sites
@@ -53,8 +54,9 @@ class Scorer:
             rows = tuple(field.to(device) for field in fields)
         with Largest() as largest:
             draw = self.pair.draw(rows, {}, data_size=self.data_size)
+            for trace in (draw.guide_trace, draw.model_trace):
+                check_rows(trace, self.layout.plate, rows[0].shape[0])
             self._check_finite(draw)
-        self._check_size(draw, rows[0].shape[0])
         if "nll" in self.metrics:
             check_weights(draw, self.pair.guide, rows)
         self.features = _features(draw)
@@ -120,14 +122,6 @@ class Scorer:
             found = first_nonfinite(draw, self.pair.parameters) or "a sum of them that overflows"
             raise ValueError(f"expected finite log-densities, got this: {found}")
 
-    def _check_size(self, draw: Draw, rows: int) -> None:
-        if self.layout.plate is not None and draw.batch_size != rows:
-            raise ValueError(
-                f"expected the data plate {self.layout.plate!r} to hold the {rows} rows of the "
-                f"batch, got {draw.batch_size}: give the plate the size x.shape[0], or subsample= "
-                "the rows' indices"
-            )
-
 
 def _terms(draw: Draw) -> dict[str, Tensor]:
     r"""The bound and its parts, with shape :math:`(K, N)`."""
@@ -146,16 +140,9 @@ def _features(draw: Draw) -> int:
     r"""The number of features of a datum if they all have mass functions, else 0."""
     sites = sample_sites(draw.model_trace).values()
     observed = [s for s in sites if s["is_observed"] and not isinstance(s["fn"], dist.Unit)]
-    if not all(site["mask"] is None and _is_discrete(site["fn"]) for site in observed):
+    if not all(site["mask"] is None and is_discrete(site["fn"]) for site in observed):
         return 0
     return sum(site["value"].numel() for site in observed) // draw.batch_size
-
-
-def _is_discrete(fn: dist.TorchDistribution) -> bool:
-    try:
-        return bool(fn.support.is_discrete)
-    except NotImplementedError:
-        return False
 
 
 def _share_above(shapes: Tensor, bound: float, unit: str, seed: int) -> Estimate:

@@ -2,11 +2,12 @@ r"""Whether the weights of a pair are importance weights of each datum's evidenc
 
 __all__ = ["check_weights"]
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions import Delta
-from pyro.infer.inspect import get_dependencies
 
 from pyro_vae.draws import Draw
 from pyro_vae.layout import Site, latent_sites, sample_sites
@@ -46,13 +47,11 @@ def check_weights(draw: Draw, guide: Program, args: tuple[Any, ...]) -> None:
         )
 
 
-def _point_estimates(sites: dict[str, Site], guide: Program, args: tuple[Any, ...]) -> list[str]:
-    r"""The Delta sites that are no function of a random one."""
-    deltas = {name for name, site in sites.items() if _is_delta(site)}
-    if not deltas:
-        return []
-    parents = get_dependencies(guide, args)["prior_dependencies"]
-    return sorted(name for name in deltas if not set(parents[name]) - deltas)
+def _point_estimates(sites: Mapping[str, Site], guide: Program, args: tuple[Any, ...]) -> list[str]:
+    r"""The Delta sites that are no function of a random one: a second draw is the same."""
+    deltas = sorted(name for name, site in sites.items() if _is_delta(site))
+    again = latent_sites(poutine.trace(guide).get_trace(*args)) if deltas else {}
+    return [name for name in deltas if torch.equal(sites[name]["value"], again[name]["value"])]
 
 
 def _is_delta(site: Site) -> bool:
