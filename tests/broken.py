@@ -15,11 +15,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from zoo import ZOO, D, F, N, Pair, binary, normal, standard
 
+from pyro_vae.draws import Draw
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.likelihoods import Binomial
 from pyro_vae.models import VAE
 from pyro_vae.nn import mlp, positive
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, Bound
 
 Make = Callable[[Tensor], dist.TorchDistribution]
 
@@ -172,6 +173,16 @@ def in_one_plate(x: Tensor) -> None:
         pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
 
 
+def one_row_for_all(x: Tensor) -> None:
+    r"""An event of two dimensions, data of one: they broadcast."""
+    pyro.sample("x", dist.Normal(x, 1.0).to_event(2), obs=x[0])
+
+
+def matrices_in_two_plates(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0], dim=-2), pyro.plate("features", F, dim=-1):
+        pyro.sample("w", dist.Normal(x.new_zeros(4, 3), 1.0))
+
+
 def with_helper(x: Tensor) -> None:
     amortised(x)
     pyro.sample("helper", dist.Normal(0.0, 1.0))
@@ -195,6 +206,21 @@ def vanishing(outputs: Tensor) -> dist.TorchDistribution:
 
 def grey(outputs: Tensor) -> dist.TorchDistribution:
     return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
+
+
+def impossible(outputs: Tensor) -> dist.TorchDistribution:
+    value = outputs[..., :D]
+    return dist.Delta(value, value.new_full(value.shape[:-1], -torch.inf), event_dim=1)
+
+
+class Undefined:
+    r"""An objective that is NaN."""
+
+    particles = 1
+
+    def __call__(self, draw: Draw) -> Bound:
+        value = draw.log_weights.mean(0) * torch.nan
+        return Bound(value, value.mean(), value.mean())
 
 
 def nan_weights() -> Pair:
@@ -275,6 +301,20 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
         r"batch_shape \(2,\) and event_shape \(\) in the model and batch_shape \(2,\) and "
         r"event_shape \(2,\) in the guide: make them .to_event\(1\) in the model, as in",
     ),
+    "prior without to_event, plate of a fixed size": (
+        lambda: (
+            Model(prior=lambda x: dist.Normal(x.new_zeros(D), 1.0), size=100),
+            Guide(lambda h: standard(h, D), size=100),
+            batch(),
+        ),
+        "z",
+        r"plate 'data' of size 100 at dim -1, got batch_shape \(2,\) .*: add .to_event\(1\)",
+    ),
+    "prior over matrices without to_event": (
+        lambda: (matrices_in_two_plates, nothing, batch()),
+        "w",
+        r"got batch_shape \(4, 3\) .*: add .to_event\(2\) .* the last 2 dimensions belong",
+    ),
     "posterior without to_event": (
         lambda: (Model(), Guide(without_event), batch()),
         "z",
@@ -336,6 +376,11 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
         lambda: (numbers, amortised, batch()),
         "x",
         r"data of shape \(7,\), .*, got \(7, 5\): give .* by .to_event\(n\)",
+    ),
+    "one row of data for all": (
+        lambda: (one_row_for_all, nothing, batch()),
+        "x",
+        r"data of shape \(7, 5\), .*, got \(5,\): give the distribution's parameters and the data",
     ),
     "data that are no tensor": (
         lambda: (array, amortised, batch()),
@@ -421,6 +466,11 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
         "x",
         "expected a finite log-density, got 7 infinite of 7 values: .*scales of zero",
     ),
+    "density of the guide that is not finite": (
+        lambda: (Model(), Guide(impossible), batch()),
+        "z",
+        "expected a finite log-density, got 7 infinite of 7 values: .*the guide",
+    ),
     "error of the user's": (
         lambda: (misspelt, amortised, batch()),
         None,
@@ -446,7 +496,11 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
 
 # name -> (model, guide and batch, objective, what the message must say)
 REFUSED: dict[str, tuple[Callable[[], Pair], Any, str]] = {
-    "no reparametrised site": (discrete, ELBO(), "expected reparametrised guide sites, got"),
+    "no reparametrised site": (
+        discrete,
+        ELBO(),
+        "^error: expected reparametrised guide sites",
+    ),
     "no closed form": (ZOO["auto_delta"], ELBO(kl="analytic"), "expected a closed form of KL"),
     "particles for all data": (
         ZOO["global_latent"],
@@ -454,6 +508,7 @@ REFUSED: dict[str, tuple[Callable[[], Pair], Any, str]] = {
         "batch of 7 of 21",
     ),
     "nothing summed out": (ZOO["mixture"], Trace_ELBO(), r"sums out \['c'\], got Trace_ELBO"),
+    "undefined value": (ZOO["vae"], Undefined(), "expected a finite objective, got nan"),
     "networks of rows": (flattening, ELBO(particles=3), r"one particle works, but with 3 .*\(K, N"),
     "networks of rows, Pyro's particles": (
         flattening,

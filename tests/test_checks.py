@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from broken import BROKEN, REFUSED, SUSPECT, Guide, amortised, batch, bernoulli, sound
+from broken import BROKEN, REFUSED, SUSPECT, Guide, Model, amortised, batch, bernoulli, sound
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
@@ -59,6 +59,25 @@ def improper(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0), obs=x[:, 0])
 
 
+def spread_factor(x: Tensor) -> None:
+    sound(x)
+    with pyro.plate("rows", x.shape[0], dim=-2), pyro.plate("columns", F, dim=-1):
+        pyro.factor("penalty", -(x[:, :1] ** 2))
+
+
+def leading_one(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(x.new_zeros(1, D), 1.0).to_event(1))
+    with pyro.plate("data", x.shape[0], dim=-1):
+        pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x[:, 0])
+
+
+def masked(x: Tensor) -> None:
+    r"""A density of zero that does not count."""
+    sound(x)
+    with pyro.plate("rows", x.shape[0], dim=-1), poutine.mask(mask=x[:, 0].isnan()):
+        pyro.sample("y", dist.Normal(x[:, 0], torch.finfo(x.dtype).tiny), obs=x[:, 0] + 1)
+
+
 def point(x: Tensor) -> None:
     loc = pyro.param("loc", lambda: torch.zeros(D))
     pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
@@ -85,6 +104,9 @@ SOUND: dict[str, tuple[Callable[[], Pair], Any]] = {
     "sequential plate": (lambda: (sequential, amortised, batch()), ELBO(particles=2)),
     "rows drawn": (lambda: (draws_its_rows, draws_its_rows_too, batch()), ELBO()),
     "constant observed": (lambda: (constant, amortised, batch()), ELBO(particles=2)),
+    "factor in two plates": (lambda: (spread_factor, amortised, batch()), ELBO(particles=2)),
+    "batch dimension of one": (lambda: (leading_one, point, batch()), ELBO()),
+    "density masked": (lambda: (masked, amortised, batch()), ELBO(particles=2)),
     "autoguides in a list": (halves, ELBO()),
     "discrete guide": (binary_latents, Trace_ELBO()),
     "enumerated": (ZOO["mixture"], TraceEnum_ELBO(max_plate_nesting=1)),
@@ -104,6 +126,26 @@ def test_broken_pairs_are_explained(name: str) -> None:
     assert findings[0].site == site
     with pytest.raises(ValueError, match=match):
         require(findings[:1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["other number of latents", "plate of a fixed size in the guide, sites that do not tell"],
+)
+def test_consequences_are_left_out(name: str) -> None:
+    model, guide, batch = BROKEN[name][0]()
+
+    assert len(check(model, guide, *batch)) == 1
+
+
+def test_distributions_are_validated_while_they_are_checked() -> None:
+    model = Model(likelihood=lambda h: dist.Normal(h, -1.0).to_event(1))
+
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(ValueError, match=r"Expected parameter scale .* constraint GreaterThan"),
+    ):
+        require(check(model, Guide(), *batch()))
 
 
 @pytest.mark.parametrize("name", SUSPECT)

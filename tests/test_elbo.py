@@ -132,9 +132,7 @@ def test_beta_weighs_the_divergence(kl: Any) -> None:
     plain, objective = ELBO(kl, 3)(draw).value, ELBO(kl, 3, beta=4.0)
     reconstruction = draw.log_likelihood.mean(0)
 
-    torch.testing.assert_close(
-        objective(draw).value, reconstruction + 4 * (plain - reconstruction)
-    )
+    torch.testing.assert_close(objective(draw).value, reconstruction + 4 * (plain - reconstruction))
     objective.beta.fill_(0.0)
     torch.testing.assert_close(objective(draw).value, reconstruction)
 

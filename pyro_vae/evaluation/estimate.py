@@ -3,7 +3,7 @@ r"""A figure with its errors."""
 __all__ = ["Estimate", "digits"]
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import total_ordering
 from typing import SupportsFloat
 
@@ -55,7 +55,11 @@ class Estimate:
         return cls(*average(per_datum, stderr), per_datum, unit, seed)
 
     def __float__(self) -> float:
-        return self.value
+        return float(self.value)
+
+    def __neg__(self) -> "Estimate":
+        per_datum = None if self.per_datum is None else -self.per_datum
+        return replace(self, value=-self.value, per_datum=per_datum)
 
     def __eq__(self, other: object) -> bool:
         return self.value == float(other) if isinstance(other, SupportsFloat) else NotImplemented

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from pyro import poutine
 from pyro.infer import infer_discrete
-from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.evaluation.generator import Generator
-from pyro_vae.evaluation.rows import Centred, Given, data_first, join, mean, outputs
+from pyro_vae.evaluation.rows import Centred, check_rows, data_first, join, mean, outputs
 from pyro_vae.evaluation.setting import evaluating
-from pyro_vae.layout import latent_sites
+from pyro_vae.layout import Site, latent_sites
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
@@ -66,8 +65,7 @@ def encode(
             if draws is None:
                 parts.append(_latents(pair, part, _encoded(pair, part)))
             else:
-                traces = [poutine.trace(pair.guide).get_trace(*part) for _ in range(draws)]
-                drawn = [_latents(pair, part, trace) for trace in traces]
+                drawn = [_latents(pair, part, _drawn(pair, part, pair.guide)) for _ in range(draws)]
                 parts.append({n: torch.stack([d[n] for d in drawn]) for n in drawn[0]})
         shared = pair.plan(part, {}).layout.shared
     return join(parts, sorted(shared), dim=0 if draws is None else 1)
@@ -112,13 +110,7 @@ def reconstruct(
         pair = Pair(model, guide, data_plate)
         parts = []
         for part in _batches(batch, pair, batch_size, place):
-            layout = pair.plan(part, {}).layout
-            drawn = latent_sites(_encoded(pair, part))
-            program = Given({name: site["value"] for name, site in drawn.items()})(pair.model)
-            if layout.enumerated:
-                program = infer_discrete(program, -layout.nesting - 1, temperature=0)
-            sites = outputs(poutine.trace(program).get_trace(*part))
-            parts.append({n: data_first(mean(s["fn"]), s, layout.plate) for n, s in sites.items()})
+            parts.append(_reconstructed(pair, part))
     return _single(join(parts))
 
 
@@ -241,16 +233,37 @@ def _batches(batch: Batch, pair: Pair, batch_size: int, device: torch.device) ->
         yield tuple(field.to(device) for field in part)
 
 
-def _encoded(pair: Pair, batch: Batch) -> Trace:
-    return poutine.trace(Centred()(pair.guide)).get_trace(*batch)
+def _drawn(pair: Pair, batch: Batch, guide: Program) -> dict[str, Site]:
+    r"""What the guide draws, where it is of the batch's size."""
+    trace = poutine.trace(guide).get_trace(*batch)
+    check_rows(trace, pair.plan(batch, {}).layout.plate, batch[0].shape[0])
+    return latent_sites(trace)
 
 
-def _latents(pair: Pair, batch: Batch, trace: Trace) -> dict[str, Tensor]:
-    r"""What the guide drew that is a latent of the model, with the data first."""
+def _encoded(pair: Pair, batch: Batch) -> dict[str, Site]:
+    return _drawn(pair, batch, Centred()(pair.guide))
+
+
+def _reconstructed(pair: Pair, batch: Batch) -> dict[str, Tensor]:
+    layout = pair.plan(batch, {}).layout
+    encoded = {name: site["value"] for name, site in _encoded(pair, batch).items()}
+    program = poutine.condition(pair.model, data=encoded)
+    if layout.enumerated:
+        program = infer_discrete(program, -layout.nesting - 1, temperature=0)
+    sites = outputs(poutine.trace(program).get_trace(*batch))
+    return {
+        name: data_first(mean(site["fn"]), site, layout.plate)
+        for name, site in sites.items()
+        if name not in encoded
+    }
+
+
+def _latents(pair: Pair, batch: Batch, sites: Mapping[str, Site]) -> dict[str, Tensor]:
+    r"""Those values that are latents of the model, with the data first."""
     plate = pair.plan(batch, {}).layout.plate
     return {
         name: data_first(site["value"], site, plate)
-        for name, site in latent_sites(trace).items()
+        for name, site in sites.items()
         if not site["infer"].get("is_auxiliary")
     }
 

@@ -108,9 +108,8 @@ def _support(fn: Distribution | Likelihood, x: Tensor) -> tuple[Constraint | Non
 
 
 def _holds(support: Constraint, x: Tensor) -> bool:
-    values = x.byte() if x.dtype == torch.bool else x  # no remainder of truth values
     # torch's constraint for the real numbers admits infinities, whose density is zero.
-    return bool(support.check(values).all() & x.isfinite().all())
+    return bool(support.check(x).all() & x.isfinite().all())
 
 
 def _range(x: Tensor) -> str:
