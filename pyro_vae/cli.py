@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit = _fit_parser()
     try:
         options = _parser(fit).parse_args(arguments)
-        _fit(options.fit, fit.dump(options.fit))
+        _fit(options.fit, fit.dump(Namespace({**vars(options.fit), "out": None})))
     except (ArgumentError, OSError, TypeError, ValueError) as error:
         print(f"pyro-vae: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -156,21 +156,18 @@ def _report(run: "Run", data: "Data", options: Namespace) -> None:
     from pyro_vae import report
     from pyro_vae.evaluation import evaluate, independent_evidence
 
-    estimates = evaluate(
-        run.model, run.guide, data, particles=options.particles, seed=options.seed
-    )
+    estimates = evaluate(run.model, run.guide, data, particles=options.particles, seed=options.seed)
     natural, train = data.likelihood, data.epoch("train")["x"]
-    family = type(natural).__name__
     baseline = independent_evidence(natural, train, data.epoch("test")["x"], data.log_jacobian)
     rows = {
         "ELBO": estimates["elbo"],
-        "reconstruction log p(x | z)": estimates["log_likelihood"],
+        "reconstruction": estimates["log_likelihood"],
         **{f"KL of {k.removeprefix('kl.')}": e for k, e in estimates.items() if "kl." in k},
-        "evidence log p(x)": -estimates["nll"],
-        f"evidence, independent {family} features": baseline,
+        "evidence": -estimates["nll"],
+        "independent features": baseline,
     }
     console = Console()
-    console.print(report.table(rows, f"{options.model} on {data.name}: test data, nats per datum"))
+    console.print(report.table(rows, f"{options.model} on {data.name}, test data"))
     heavy = float(estimates["khat"])
     if heavy > 0.1:
         console.print(
@@ -196,7 +193,9 @@ def _draw(run: "Run", data: "Data", options: Namespace) -> None:
     means = torch.cat([z.flatten(1) for z in encode(model, guide, x[many]).values()], dim=1)
     pictures = {
         "samples": report.samples(sample(model, guide, 64, mean=True, seed=options.seed), scale),
-        "reconstructions": report.reconstructions(shown, reconstruct(model, guide, shown), scale),
+        "reconstructions": report.reconstructions(
+            shown, reconstruct(model, guide, shown), scale, 8
+        ),
         "latents": report.latents(means, None if labels is None else labels[many], data.classes),
         "curves": report.curves(run.history),
     }

@@ -1,6 +1,15 @@
 r"""What one run of a pair shows of its structure: plates, kinds of sites, where a KL is exact."""
 
-__all__ = ["PARTICLES", "Layout", "frames", "inspect", "latent_sites", "plate_dims", "sample_sites"]
+__all__ = [
+    "PARTICLES",
+    "Layout",
+    "frames",
+    "inspect",
+    "latent_sites",
+    "plate_dims",
+    "sample_sites",
+    "undrawn",
+]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,17 +122,23 @@ def inspect(
     )
 
 
-def _match(q: Trace, p: Trace) -> tuple[set[str], set[str]]:
-    r"""The model's latents that the guide lacks: those to sum out, those left to the model."""
-    latents, drawn = latent_sites(p), latent_sites(q)
-    lacking = {name: site for name, site in latents.items() if name not in drawn}
+def undrawn(q: Trace, p: Trace) -> tuple[set[str], set[str], set[str]]:
+    r"""The model's latents that the guide lacks: to be summed out, left to the model, missing."""
+    drawn, observed = latent_sites(q), set(sample_sites(p)) - set(latent_sites(p))
+    lacking = {name: site for name, site in latent_sites(p).items() if name not in drawn}
     enumerated = {n for n, s in lacking.items() if s["infer"].get("enumerate") == "parallel"}
-    observed = {name for name, site in sample_sites(p).items() if site["is_observed"]}
     imputed = {n for n in lacking if n.removesuffix("_unobserved") + "_observed" in observed}
-    if missing := sorted(set(lacking) - enumerated - imputed):
+    return enumerated, imputed, set(lacking) - enumerated - imputed
+
+
+def _match(q: Trace, p: Trace) -> tuple[set[str], set[str]]:
+    r"""The model's latents that are summed out, and those that are left to it."""
+    latents, drawn = latent_sites(p), latent_sites(q)
+    enumerated, imputed, missing = undrawn(q, p)
+    if missing:
         raise ValueError(
-            f"expected the guide to draw every latent of the model, got none of {missing}: add "
-            "pyro.sample statements with these names to the guide, or mark a discrete site "
+            f"expected the guide to draw every latent of the model, got none of {sorted(missing)}: "
+            "add pyro.sample statements with these names to the guide, or mark a discrete site "
             'infer={"enumerate": "parallel"} in the model to have it summed out'
         )
     extra = {n for n, s in drawn.items() if n not in latents and not s["infer"].get("is_auxiliary")}
@@ -152,6 +167,13 @@ def _data_plate(q: Trace, p: Trace, data_plate: str | None) -> str | None:
 
 
 def _check_plate(plate: str, q: Trace, p: Trace, outside: set[str]) -> None:
+    around = [f for t in (q, p) for s in sample_sites(t).values() for f in frames(s)]
+    sizes = {f.full_size or f.size for f in around if f.name == plate}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"expected the data plate {plate!r} to have one size in both programs, got "
+            f"{sorted(sizes)}: take it from the data, as x.shape[0]"
+        )
     drawn = latent_sites(q)
     for name, site in latent_sites(p).items():
         inside = plate in plate_dims(site)

@@ -204,10 +204,16 @@ class _Trainer:
         r"""Explains what is wrong with the programs, if anything, on a first batch."""
         fields = self.data.epoch("train", self._seeded())
         batch = next(batches(fields, self.batch_size, shuffle=False))
-        pair = self.svi.pair
-        ours = None if isinstance(self.svi.loss, pyro.infer.ELBO) else self.svi.loss
-        args = self._args(batch)
-        require(check(pair.model, pair.guide, *args, objective=ours, data_plate=pair.data_plate))
+        pair, args = self.svi.pair, self._args(batch)
+        findings = check(
+            pair.model,
+            pair.guide,
+            *args,
+            objective=self.svi.loss,
+            data_plate=pair.data_plate,
+            data_size=self.svi.data_size,
+        )
+        require(findings)
 
     def _args(self, batch: Fields) -> tuple[Tensor, ...]:
         return tuple(batch[name] for name in self.inputs)

@@ -4,6 +4,7 @@ __all__ = ["first_nonfinite"]
 
 from collections.abc import Iterator, Mapping
 
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -35,6 +36,7 @@ def _sites(program: str, trace: Trace) -> Iterator[str]:
         if not site["value"].isfinite().all():
             yield f"the {program}'s site {name!r} ({family}) has the value {_bad(site['value'])}"
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_prob = scale_and_mask(log_prob, mask=site["mask"])
         if not log_prob.isfinite().all():
             yield f"the {program}'s site {name!r} ({family}) has the log-density {_bad(log_prob)}"
 

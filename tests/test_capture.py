@@ -64,7 +64,12 @@ def shadow_step(svi: SVI, parameters: list[Tensor], gradients: list[Tensor]) -> 
     shadow = copy.copy(svi.optimizer)
     shadow.state = defaultdict(dict)
     shadow.param_groups = [
-        {**group, "params": [copies[id(p)] for p in group["params"]], "fused": None, "foreach": True}
+        {
+            **group,
+            "params": [copies[id(p)] for p in group["params"]],
+            "fused": None,
+            "foreach": True,
+        }
         for group in svi.optimizer.param_groups
     ]
     with torch.no_grad(), mock.patch("torch.compiler.is_compiling", lambda: True):

@@ -474,6 +474,11 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         r"a.csv: expected a value in row 3, column 2 \(b\), got an empty cell",
     ),
+    "csv blank cell": (
+        table("a,b\nu,  \nv,w\nu,w\n"),
+        {},
+        r"row 2, column 2 \(b\), got an empty cell",
+    ),
     "csv empty line": (table("a\n1\n\n2\n"), {}, r"row 3, column 1 \(a\), got an empty cell"),
     "csv index": (table(",b\n0,1\n1,2\n"), {}, r"row 1, column 1 \(without a name\), got an empty"),
     "csv ragged": (table("a,b\n1,2\n1,2,3\n"), {}, "a.csv: expected 2 cells in row 3, .* got 3"),

@@ -191,9 +191,7 @@ def top_down(x: Tensor) -> None:
         pyro.sample("z1", dist.Normal((x + z2) / 2, math.sqrt(0.5)))
 
 
-@pytest.mark.parametrize(
-    ("guide", "analytic"), [(bottom_up, {"z2"}), (top_down, {"z1", "z2"})]
-)
+@pytest.mark.parametrize(("guide", "analytic"), [(bottom_up, {"z2"}), (top_down, {"z1", "z2"})])
 def test_two_layers_in_either_order(guide: Any, analytic: set[str]) -> None:
     r"""At the exact posterior the bound is log p, −1.63…, whichever way the guide goes."""
     model, x, evidence = linear_gaussian()

@@ -111,6 +111,14 @@ def test_weights_do_not_depend_on_chunks(size: int) -> None:
     assert chunked.variance == pytest.approx(whole.variance, rel=1e-10)
 
 
+def test_shape_is_that_of_the_largest_weights() -> None:
+    w = torch.rand(400, 1).pow(-0.8)
+    tail = w[:, 0].sort().values[-61:]
+
+    expected, _ = fit_generalized_pareto(tail[1:] - tail[0])
+    assert weigh(w.log()).shape.item() == pytest.approx(expected, abs=1e-9)
+
+
 def test_one_particle_has_no_error() -> None:
     weights = weigh(torch.randn(1, 3))
 

@@ -106,6 +106,16 @@ def test_plain_functions_are_decoded_with_a_batch(linear: Linear) -> None:
     torch.testing.assert_close(x, linear.reconstructions)
 
 
+def test_rows_of_the_batch_are_repeated_in_order() -> None:
+    def model(x: Tensor, c: Tensor) -> None:
+        with pyro.plate("data", c.shape[0], dim=-1):
+            pyro.sample("x", dist.Normal(c, 0.1), obs=x)
+
+    c = torch.randn(N)
+    x = sample(model, lambda x, c: None, 2 * N + 3, batch=(c, c), batch_size=4, mean=True)
+    torch.testing.assert_close(x, torch.cat([c, c, c[:3]]))
+
+
 def test_seed_and_what_is_left_behind(linear: Linear) -> None:
     linear.model.train()
     linear.guide.eval()
@@ -160,8 +170,8 @@ def centre_at_one(x: Tensor) -> None:
 
 
 def test_enumerated_sites_take_their_most_probable_value() -> None:
-    x = torch.tensor([-4.8, -6.0, 0.3, 7.0])
-    expected = torch.tensor([-4.9, -4.9, 0.1, 5.1])
+    x = torch.tensor([-4.8, -6.0, 0.3, 7.0, *[2.4] * 30])  # 2.4: 0.1 with probability 0.82
+    expected = torch.tensor([-4.9, -4.9, 0.1, 5.1, *[0.1] * 30])
     torch.testing.assert_close(reconstruct(clusters, centre_at_one, x), expected)
 
 

@@ -317,7 +317,9 @@ def test_what_a_later_batch_uses_joins_the_optimizer() -> None:
     assert model.first.item() == pytest.approx(1e-2)
 
 
-@pytest.mark.parametrize("name", ["vae", "plain_functions", "auto_normal", "batch_norm_and_dropout"])
+@pytest.mark.parametrize(
+    "name", ["vae", "plain_functions", "auto_normal", "batch_norm_and_dropout"]
+)
 def test_a_saved_state_goes_on_as_if_nothing_happened(name: str) -> None:
     def run(steps: int, saved: dict[str, Any] | None) -> SVI:
         pyro.clear_param_store()

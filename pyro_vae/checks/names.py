@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.trial import Trial
-from pyro_vae.layout import latent_sites, sample_sites
+from pyro_vae.layout import latent_sites, sample_sites, undrawn
 
 
 def check_names(model: Trial, guide: Trial) -> Iterator[Finding]:
@@ -18,23 +18,14 @@ def check_names(model: Trial, guide: Trial) -> Iterator[Finding]:
         for name, site in drawn.items()
         if name not in latent_sites(model.trace) and not site["infer"].get("is_auxiliary")
     }
-    for name in _lacking(model, set(drawn)):
+    _, _, lacking = undrawn(guide.trace, model.trace)
+    for name in (name for name in latent_sites(model.trace) if name in lacking):
         near = _nearest(name, extra)
         extra.discard(near or "")
         yield model.finding(name, _lacks(name, near, drawn))
     if model.error is None:
         for name in sorted(extra):
             yield guide.finding(name, _besides(name, model))
-
-
-def _lacking(model: Trial, drawn: set[str]) -> Iterator[str]:
-    r"""The model's latents that are neither drawn by the guide, nor enumerated, nor imputed."""
-    sites = sample_sites(model.trace)
-    for name, site in latent_sites(model.trace).items():
-        imputed = name.removesuffix("_unobserved") + "_observed" in sites
-        enumerated = site["infer"].get("enumerate") == "parallel"
-        if name not in drawn and not enumerated and not imputed:
-            yield name
 
 
 def _lacks(name: str, near: str | None, drawn: Iterable[str]) -> str:

@@ -18,7 +18,6 @@ WIDE = {
         torch.int64,
     ),
     **dict.fromkeys((torch.float16, torch.bfloat16), torch.float32),
-    torch.bool: torch.uint8,
 }
 
 
@@ -46,8 +45,8 @@ class Raw:
 def tensor(value: Any, origin: str) -> Tensor:
     r"""A tensor, on its device, or an array as a tensor of the same numbers.
 
-    Booleans and bytes become bytes; other integers, of which torch computes only with signed ones,
-    int64; half precision becomes single.
+    Integers but bytes, of which torch computes only with signed ones, become int64, and half
+    precision becomes single.
 
     Raises:
         ValueError: If the array does not hold booleans, integers or floats.

@@ -24,7 +24,7 @@ def table(estimates: Mapping[str, Estimate], title: str | None = None) -> Table:
     """
     rows = Table(title=title)
     rows.add_column("")
-    for name in ("estimate", "Monte Carlo error", "error over data"):
+    for name in ("estimate", "± Monte Carlo", "± data"):
         rows.add_column(name, justify="right")
     rows.add_column("unit")
 
