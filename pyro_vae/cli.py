@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
+    from torch import Tensor
+
     from pyro_vae.data import Data
     from pyro_vae.runs import Run
 
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit = _fit_parser()
     try:
         options = _parser(fit).parse_args(arguments)
-        _fit(options.fit, fit.dump(Namespace({**vars(options.fit), "out": None})))
+        _fit(options.fit, fit)
     except (ArgumentError, OSError, TypeError, ValueError) as error:
         print(f"pyro-vae: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -70,7 +72,7 @@ def _fit_parser() -> ArgumentParser:
     return fit
 
 
-def _fit(options: Namespace, config: str) -> None:
+def _fit(options: Namespace, parser: ArgumentParser) -> None:
     import pyro
 
     from pyro_vae.data import load
@@ -83,7 +85,7 @@ def _fit(options: Namespace, config: str) -> None:
     known = {"event_shape": data.event_shape, "likelihood": likelihood}
     model = _build("models", options.model, known)
     guide = _build("guides", options.guide, known)
-    folder = options.out or _new_folder(options)
+    folder = Path(options.out) if options.out else _new_folder(options)
     run = fit(
         model,
         guide,
@@ -96,8 +98,11 @@ def _fit(options: Namespace, config: str) -> None:
         run_dir=folder,
         progress=sys.stderr.isatty(),
     )
-    (Path(folder) / "config.yaml").write_text(config)
+    options.out = None  # as a config it repeats the run, in a folder of its own
+    (folder / "config.yaml").write_text(parser.dump(options))
     _report(run, data, options)
+    _draw(run, data, options, folder)
+    print(f"Weights, metrics and pictures are in {folder}")  # noqa: T201
 
 
 def _find(package: str, name: str) -> Any:
@@ -150,7 +155,7 @@ def _new_folder(options: Namespace) -> Path:
 
 
 def _report(run: "Run", data: "Data", options: Namespace) -> None:
-    r"""Evaluates a run on the test data, draws it, and prints what came out."""
+    r"""Evaluates a run on the test data and prints what came out."""
     from rich.console import Console
 
     from pyro_vae import report
@@ -174,30 +179,34 @@ def _report(run: "Run", data: "Data", options: Namespace) -> None:
             f"The evidence is a lower bound, and loose: at {heavy:.0%} of the data the guide "
             "misses part of the posterior (Pareto shape above 0.7)."
         )
-    _draw(run, data, options)
-    console.print(f"Weights, metrics and pictures are in {run.path}")
 
 
-def _draw(run: "Run", data: "Data", options: Namespace) -> None:
+def _draw(run: "Run", data: "Data", options: Namespace, folder: Path) -> None:
+    r"""Draws samples, reconstructions, latents and curves into the run's folder."""
     import torch
 
     from pyro_vae import report
     from pyro_vae.evaluation import encode, reconstruct, sample
 
-    model, guide, folder, scale = run.model, run.guide, run.path, data.value_range
+    model, guide, scale = run.model, run.guide, data.value_range
     fields = data.epoch("test", torch.Generator().manual_seed(options.seed))
     x, labels = fields["x"], fields.get("y")
     # the first rows of a test set may be all of one class
     some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     shown, many = x[some[:16]], some[:2000]
     means = torch.cat([z.flatten(1) for z in encode(model, guide, x[many]).values()], dim=1)
+    samples = _observed(sample(model, guide, 64, mean=True, seed=options.seed))
+    reconstructed = _observed(reconstruct(model, guide, shown))
     pictures = {
-        "samples": report.samples(sample(model, guide, 64, mean=True, seed=options.seed), scale),
-        "reconstructions": report.reconstructions(
-            shown, reconstruct(model, guide, shown), scale, 8
-        ),
+        "samples": report.samples(samples, scale),
+        "reconstructions": report.reconstructions(shown, reconstructed, scale, 8),
         "latents": report.latents(means, None if labels is None else labels[many], data.classes),
         "curves": report.curves(run.history),
     }
     for name, figure in pictures.items():
         report.save(figure, folder / f"{name}.png")
+
+
+def _observed(found: "Tensor | dict[str, Tensor]") -> "Tensor":
+    r"""What there is of ``x`` where a model observes several sites."""
+    return found["x"] if isinstance(found, dict) else found

@@ -5,7 +5,7 @@ __all__ = ["fit"]
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,10 @@ from pyro_vae.programs import Program, modules, unchanged
 from pyro_vae.progress import TrainingProgress
 from pyro_vae.runs import Row, Run, RunFolder
 from pyro_vae.svi import SVI
+
+# products of parameters and batch below which a step is too short to be shared by threads:
+# they wait for one another, and where other work holds a core, 25 times as long as they save
+_SMALL = 2**24
 
 Source = Any  # what pyro_vae.data.load takes
 
@@ -107,9 +111,10 @@ def fit(
     # plain functions make their tensors where they are told to
     with unchanged(), nullcontext() if place.type == "cpu" else place:
         pyro.set_rng_seed(seed)
-        trainer.check()
+        work = trainer.check() * batch_size
         folder = None if run_dir is None else RunFolder(run_dir)
-        history = trainer.run(epochs, folder, validation, progress)
+        with _threads(1 if work < _SMALL else torch.get_num_threads()):
+            history = trainer.run(epochs, folder, validation, progress)
     return Run(model, guide, history, None if folder is None else folder.path)
 
 
@@ -137,6 +142,16 @@ def _loaded(data: Source, inputs: Sequence[str]) -> Data:
             f"expected inputs to be fields of the data, {list(found.train)}, got {missing}"
         )
     return found
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Trainer:
@@ -200,8 +215,8 @@ class _Trainer:
         )
         return {f"validation.{name}": float(value) for name, value in estimates.items()}
 
-    def check(self) -> None:
-        r"""Explains what is wrong with the programs, if anything, on a first batch."""
+    def check(self) -> int:
+        r"""Explains what is wrong with the programs, if anything; else counts what is trained."""
         fields = self.data.epoch("train", self._seeded())
         batch = next(batches(fields, self.batch_size, shuffle=False))
         pair, args = self.svi.pair, self._args(batch)
@@ -214,6 +229,8 @@ class _Trainer:
             data_size=self.svi.data_size,
         )
         require(findings)
+        pair.plan(args, {})
+        return sum(parameter.numel() for parameter in pair.parameters.values())
 
     def _args(self, batch: Fields) -> tuple[Tensor, ...]:
         return tuple(batch[name] for name in self.inputs)

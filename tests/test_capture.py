@@ -72,7 +72,7 @@ def shadow_step(svi: SVI, parameters: list[Tensor], gradients: list[Tensor]) -> 
         }
         for group in svi.optimizer.param_groups
     ]
-    with torch.no_grad(), mock.patch("torch.compiler.is_compiling", lambda: True):
+    with torch.no_grad(), mock.patch("torch.compiler.is_compiling", return_value=True):
         inspect.unwrap(type(shadow).step)(shadow)
     return [copies[id(r)] for r in real]
 

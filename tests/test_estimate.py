@@ -46,6 +46,16 @@ def test_estimate_stands_for_its_value() -> None:
         estimate < "many"  # noqa: B015
 
 
+def test_other_sign() -> None:
+    estimate = -Estimate(-31.25, 0.02, 0.3, torch.arange(3.0), seed=4)
+
+    assert (estimate.value, estimate.stderr, estimate.data_stderr) == (31.25, 0.02, 0.3)
+    assert estimate.per_datum is not None
+    assert estimate.per_datum.tolist() == [0, -1, -2]
+    assert estimate.seed == 4
+    assert (-Estimate(1.0, 0.0, 0.0)).per_datum is None
+
+
 def test_error_over_data_is_the_standard_error_of_the_mean() -> None:
     x = torch.randn(20)
     estimate = Estimate.of(x, 0.1)

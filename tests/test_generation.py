@@ -323,7 +323,7 @@ def with_global(n: int = 1) -> Tensor:
         return pyro.sample("x", dist.Normal(mu, 1.0))
 
 
-def made_for_all(x: Tensor) -> tuple[Any, Any]:
+def made_for_four(x: Tensor) -> tuple[Any, Any]:
     model, guide, _ = ZOO["auto_delta"]()
     guide(x)
     return model, guide
@@ -362,9 +362,9 @@ ERRORS: dict[str, tuple[Any, str]] = {
     "batch_size": (lambda m, g, x: encode(m, g, x, batch_size=0), r"batch_size of at least 1"),
     "draws": (lambda m, g, x: encode(m, g, x, draws=0), r"draws of at least 1"),
     "no data": (lambda m, g, x: encode(m, g), r"expected the data .*got none"),
-    "made for all data": (
-        lambda m, g, x: encode(*made_for_all(x[:, 0]), x[:, 0], batch_size=4),
-        r"plate 'data' to hold the 4 rows of a batch, got \[7\]",
+    "made for four data": (
+        lambda m, g, x: encode(*made_for_four(x[:4, 0]), x[:, 0], batch_size=4),
+        r"plate 'data' to hold the 3 rows of a batch, got \[4\]",
     ),
 }
 

@@ -116,7 +116,9 @@ def test_every_parameter_gets_a_gradient_and_moves(name: str) -> None:
     for _ in range(3):
         loss = svi.step(*batch)
 
-    assert loss.shape == () and not loss.requires_grad and math.isfinite(loss)
+    assert loss.shape == ()
+    assert not loss.requires_grad
+    assert math.isfinite(loss)
     for parameter, tensor in svi.pair.parameters.items():
         if parameter != "model.decoder.network.0.bias":  # batch norm takes it out again
             assert (tensor != before[parameter]).any(), parameter

@@ -21,7 +21,7 @@ class Estimate:
         \text{data\_stderr}^2 = \frac{1}{N (N - 1)} \sum_{n=1}^N (\hat f_n - \bar f)^2
 
     It compares, and formats under a specification such as ``.2f``, as its value does;
-    ``float(estimate)`` is the value.
+    ``float(estimate)`` is the value, and ``-estimate`` the same with the other sign.
 
     Arguments:
         value: The average :math:`\bar f`.

@@ -56,7 +56,6 @@ class Generator:
             )
         if self.plate is None and self.batch is None:
             self.plate = _common_plate(trace)
-        self.outputs = tuple(found)
         self.latents = {
             name: site
             for name, site in latent_sites(trace).items()
