@@ -17,7 +17,8 @@ from jsonargparse import ArgumentParser, Namespace
 if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
     from torch import Tensor
 
-    from pyro_vae.data import Data
+    from pyro_vae.data import Data, Fields
+    from pyro_vae.data.dataset import Split
     from pyro_vae.runs import Run
 
 
@@ -162,8 +163,8 @@ def _report(run: "Run", data: "Data", options: Namespace) -> None:
     from pyro_vae.evaluation import evaluate, independent_evidence
 
     estimates = evaluate(run.model, run.guide, data, particles=options.particles, seed=options.seed)
-    natural, train = data.likelihood, data.epoch("train")["x"]
-    baseline = independent_evidence(natural, train, data.epoch("test")["x"], data.log_jacobian)
+    train, test = (_drawn(data, split, options.seed)["x"] for split in ("train", "test"))
+    baseline = independent_evidence(data.natural, train, test, data.log_jacobian)
     rows = {
         "ELBO": estimates["elbo"],
         "reconstruction": estimates["log_likelihood"],
@@ -189,7 +190,7 @@ def _draw(run: "Run", data: "Data", options: Namespace, folder: Path) -> None:
     from pyro_vae.evaluation import encode, reconstruct, sample
 
     model, guide, scale = run.model, run.guide, data.value_range
-    fields = data.epoch("test", torch.Generator().manual_seed(options.seed))
+    fields = _drawn(data, "test", options.seed)
     x, labels = fields["x"], fields.get("y")
     # the first rows of a test set may be all of one class
     some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -205,6 +206,13 @@ def _draw(run: "Run", data: "Data", options: Namespace, folder: Path) -> None:
     }
     for name, figure in pictures.items():
         report.save(figure, folder / f"{name}.png")
+
+
+def _drawn(data: "Data", split: "Split", seed: int) -> "Fields":
+    r"""A split, drawn as :func:`pyro_vae.evaluate` draws it."""
+    import torch
+
+    return data.epoch(split, torch.Generator().manual_seed(seed))
 
 
 def _observed(found: "Tensor | dict[str, Tensor]") -> "Tensor":
