@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser(fit).parse_args(arguments)
         _fit(options.fit, fit)
     except (ArgumentError, OSError, TypeError, ValueError) as error:
-        print(f"pyro-vae: error: {error}", file=sys.stderr)  # noqa: T201
+        print("pyro-vae: error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
         return 2
     return 0
 

@@ -361,3 +361,11 @@ def test_wrong_calls_are_explained(name: str) -> None:
 
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_single_numbers_are_data_without_a_dimension() -> None:
+    x = torch.tensor([9.0, 3.0, 5.0, 1.0, 7.5])
+    data = load(x, validation=0.0, test=0.0)
+
+    assert data.event_shape == torch.Size([])
+    assert data.train["x"].sort().values.tolist() == [1.0, 3.0, 5.0, 7.5, 9.0]

@@ -11,8 +11,8 @@ def check_raw(splits: dict[str, Fields], origin: str) -> None:
     r"""Raises unless some splits can be trained on and evaluated.
 
     Raises:
-        ValueError: If there are no training rows, fields differ in length, a datum has no
-            dimension, a value is not finite, or all are the same.
+        ValueError: If there are no training rows, fields differ in length, a value is not finite,
+            or all are the same.
     """
     check_splits(splits, origin)
     for split, fields in splits.items():
@@ -27,12 +27,9 @@ def check_raw(splits: dict[str, Fields], origin: str) -> None:
 
 
 def check_shape(x: Tensor, origin: str) -> None:
-    r"""Raises unless ``x`` has rows, and each has a dimension and a value."""
-    if x.dim() < 2:
-        raise ValueError(
-            f"{origin}: expected 'x' of shape (N, *event_shape), with a dimension besides N, got "
-            f"{tuple(x.shape)}; x[:, None] would do for N single numbers"
-        )
+    r"""Raises unless ``x`` has rows, and each has a value."""
+    if x.dim() == 0:
+        raise ValueError(f"{origin}: expected 'x' of shape (N, *event_shape), got a single number")
     if x.numel() == 0:
         raise ValueError(f"{origin}: expected rows of values, got shape {tuple(x.shape)}, empty")
 

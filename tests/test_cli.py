@@ -1,0 +1,114 @@
+r"""The command line: what it leaves behind, that its config repeats it, and its errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pyro_vae.cli import main
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "passive"))
+
+
+SHORT = ["fit", "--epochs", "2", "--particles", "30"]
+
+
+def test_a_fit_leaves_a_whole_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SHORT) == 0
+    out, _ = capsys.readouterr()
+
+    for row in ("ELBO", "reconstruction", "KL of z", "evidence", "independent features"):
+        assert row in out
+    assert {path.name for path in Path("runs/vae-digits").iterdir() if "events" not in path.name} == {
+        *("config.yaml", "metrics.csv", "weights.safetensors"),
+        *("samples.png", "reconstructions.png", "latents.png", "curves.png"),
+    }
+
+
+def test_a_config_repeats_its_run_in_another_folder() -> None:
+    options = ["--guide", "AmortizedMultivariateNormal", "--batch-size", "50", "--seed", "3"]
+    assert main([*SHORT, *options, "--out", "first"]) == 0
+    config = yaml.safe_load(Path("first/config.yaml").read_text())
+    assert config["guide"] == "AmortizedMultivariateNormal"
+    assert (config["epochs"], config["batch_size"], config["seed"]) == (2, 50, 3)
+
+    assert main(["fit", "--config", "first/config.yaml"]) == 0
+    first = load_file("first/weights.safetensors")
+    again = load_file("runs/vae-digits/weights.safetensors")
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert Path("first/metrics.csv").read_text() == Path("runs/vae-digits/metrics.csv").read_text()
+
+
+def test_a_second_run_gets_a_folder_of_its_own() -> None:
+    assert main(SHORT) == 0
+    assert main(SHORT) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"vae-digits", "vae-digits-2"}
+
+
+def test_other_data_likelihoods_and_binarization() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(60, 3).tolist()
+    lines = ["a,b,c", *(",".join(f"{value:.4f}" for value in row) for row in rows)]
+    Path("rows.csv").write_text("\n".join(lines))
+    assert main([*SHORT, "--data", "rows.csv", "--likelihood", "NormalPredictedScale"]) == 0
+    assert main([*SHORT, "--binarization", "dynamic", "--out", "dynamic"]) == 0
+    assert Path("runs/vae-rows/samples.png").exists()
+
+
+ERRORS = {
+    "model": (["--model", "VAEE"], "expected one of pyro_vae.models (VAE), got 'VAEE'; did you mean"),
+    "guide": (["--guide", "amortizednormal"], "did you mean AmortizedNormal?"),
+    "objective": (["--objective", "Objective"], "expected one of pyro_vae.objectives (ELBO)"),
+    "likelihood": (["--likelihood", "Gaussian"], "expected one of pyro_vae.likelihoods"),
+    "likelihood that needs more": (["--likelihood", "Binomial", "--data", "x.npy"], "x.npy"),
+    "likelihood that does not fit": (["--likelihood", "Bernoulli"], "Binomial(total_count=16)"),
+    "data": (["--data", "digit"], "did you mean 'digits'?"),
+    "file": (["--data", "missing.csv"], "missing.csv"),
+    "binarization": (["--binarization", "often"], "'none', 'static' or 'dynamic', got 'often'"),
+    "epochs": (["--epochs", "0"], "epochs of at least 1, got 0"),
+    "no number": (["--epochs", "many"], "epochs"),
+    "option": (["--epoch-count", "3"], "--epoch-count"),
+    "device": (["--device", "gpu"], "a device that is here"),
+    "folder": (["--out", "."], "new or empty folder"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_one_line_and_exit_with_2(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, message = ERRORS[name]
+    Path("occupied").touch()
+    assert main(["fit", "--epochs", "1", *options]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.startswith("pyro-vae: error: ")
+    assert len(err.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "pyro-vae: error: " in capsys.readouterr().err
+
+
+def test_no_traceback_reaches_the_terminal() -> None:
+    code = "import sys; from pyro_vae.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "fit", "--data", "nowhere.npy"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert "nowhere.npy" in run.stderr
