@@ -172,6 +172,8 @@ def _report(run: "Run", data: "Data", options: Namespace) -> None:
         "evidence": -estimates["nll"],
         "independent features": baseline,
     }
+    if "bpd" in estimates:
+        rows["bits per dimension"] = estimates["bpd"]
     console = Console()
     console.print(report.table(rows, f"{options.model} on {data.name}, test data"))
     heavy = float(estimates["khat"])

@@ -2,6 +2,7 @@ r"""Draws: one pass of guide and replayed model, with densities per site and dat
 
 __all__ = ["Draw"]
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -94,7 +95,8 @@ class Draw:
         frame = self._data_frame()
         self.batch_size: int = 1 if frame is None else frame.size
         self.data_size: int = data_size or self.batch_size
-        if frame is not None and layout.subsampled:
+        self._subsampled = frame is not None and frame.full_size not in (None, frame.size)
+        if self._subsampled:
             self.data_size = frame.full_size
 
     @contextmanager
@@ -192,7 +194,7 @@ class Draw:
     def scale(self, site: Site) -> Any:
         r"""What ``poutine.scale`` asks for: a site's scale without the data plate's share."""
         scale = site["scale"]
-        for frame in frames(site) if self.layout.subsampled else ():
+        for frame in frames(site) if self._subsampled else ():
             if frame.name == self.layout.plate:
                 scale = scale * frame.size / frame.full_size
         return scale
@@ -217,7 +219,7 @@ class Draw:
         r"""The model's sites whose density depends on an enumerated one."""
         found = []
         for name, site in sample_sites(self.model_trace).items() if self.layout.enumerated else ():
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            log_prob = self._masked_log_prob(name, site)
             site["log_prob"] = site["unscaled_log_prob"] = log_prob
             if log_prob.dim() > self.layout.nesting + 1:
                 found.append(name)
@@ -232,16 +234,27 @@ class Draw:
         drawn = latent_sites(self.guide_trace)
         return tuple(name for name in self.coupled if name in drawn)
 
+    def _masked_log_prob(self, name: str, site: Site) -> Tensor:
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        if site["mask"] is None or name not in self.layout.enumerated:
+            return scale_and_mask(log_prob, mask=site["mask"])
+        # masked out it is uniform: factors of one would add up to the number of values
+        uniform = -math.log(site["fn"].enumerate_support(expand=False).shape[0])
+        return scale_and_mask(log_prob - uniform, mask=site["mask"]) + uniform
+
     def _refuse_scale(self, name: str, site: Site) -> None:
         scale = self.scale(site)
-        if isinstance(scale, Tensor) or scale != 1:
+        # N/B * B/N is one up to rounding
+        if isinstance(scale, Tensor) or not math.isclose(scale, 1):
             raise ValueError(
                 f"expected no poutine.scale at site {name!r}, which depends on an enumerated site, "
-                f"got {scale}: a power of a sum is no sum of powers; scale other sites only"
+                f"got {scale}: a power of a sum is no sum of powers; scale other sites only, and "
+                "subsample no plate but the data's"
             )
 
     def _summed_out(self, likelihood: bool) -> Tensor:
         observed = {n for n in self.coupled if self.model_trace.nodes[n]["is_observed"]}
-        names = [name for name in self.coupled if likelihood or name not in observed]
+        skipped = self.layout.imputed if likelihood else self.layout.imputed | observed
+        names = [name for name in self.coupled if name not in skipped]
         result = contract(self.model_trace, names, (PARTICLES, self.layout.plate))
         return result.expand(self.particles, self.batch_size)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -32,7 +31,7 @@ def contract(trace: Trace, names: Sequence[str], keep: Sequence[str | None]) -> 
     size one.
 
     Arguments:
-        trace: The model's trace, with ``log_prob`` at its sites, not yet scaled nor masked.
+        trace: The model's trace, with ``log_prob`` at its sites, masked but not scaled.
         names: The sites :math:`s`, enumerated ones among them.
         keep: The names of the plates that stay, from left to right.
 
@@ -43,7 +42,7 @@ def contract(trace: Trace, names: Sequence[str], keep: Sequence[str | None]) -> 
     terms, dims = [], set()
     for name in names:
         site = trace.nodes[name]
-        term = packed.scale_and_mask(site["packed"]["log_prob"], mask=site["packed"]["mask"])
+        term = site["packed"]["log_prob"]
         terms.append((frozenset(symbols[frame.name] for frame in frames(site)), term))
         dims |= set(term._pyro_dims) - set(symbols.values())
     # packing drops plates of size one: there they are no dimension to keep

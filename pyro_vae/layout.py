@@ -128,7 +128,7 @@ def undrawn(q: Trace, p: Trace) -> tuple[set[str], set[str], set[str]]:
     lacking = {name: site for name, site in latent_sites(p).items() if name not in drawn}
     enumerated = {n for n, s in lacking.items() if s["infer"].get("enumerate") == "parallel"}
     imputed = {n for n in lacking if n.removesuffix("_unobserved") + "_observed" in observed}
-    return enumerated, imputed, set(lacking) - enumerated - imputed
+    return enumerated, imputed - enumerated, set(lacking) - enumerated - imputed
 
 
 def _match(q: Trace, p: Trace) -> tuple[set[str], set[str]]:

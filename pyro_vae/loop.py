@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae.checks import check, require
 from pyro_vae.data import Data, Fields, batches, load
-from pyro_vae.evaluation import evaluate
+from pyro_vae.evaluation import discrete_features, evaluate
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
 from pyro_vae.programs import Program, modules, unchanged
@@ -75,8 +75,9 @@ def fit(
         progress: Whether a bar is shown, with the last bound in nats per datum.
 
     Returns:
-        The run. Its history has, for each epoch, means over the data in nats per datum; what
-        was computed on the validation split starts with ``validation.``.
+        The run. Its history has, for each epoch, means over the data in nats per datum, and as
+        ``bpd`` the negative bound in bits per dimension, where what is observed has a mass
+        function; what was computed on the validation split starts with ``validation.``.
 
     Raises:
         ValueError: If the programs are broken, an argument is out of range, or a loss is not
@@ -111,7 +112,8 @@ def fit(
     # plain functions make their tensors where they are told to
     with unchanged(), nullcontext() if place.type == "cpu" else place:
         pyro.set_rng_seed(seed)
-        work = trainer.check() * batch_size
+        trainer.check()
+        work = batch_size * sum(parameter.numel() for parameter in svi.pair.parameters.values())
         folder = None if run_dir is None else RunFolder(run_dir)
         with _threads(1 if work < _SMALL else torch.get_num_threads()):
             history = trainer.run(epochs, folder, validation, progress)
@@ -161,7 +163,7 @@ class _Trainer:
         self, svi: SVI, data: Data, inputs: tuple[str, ...], batch_size: int, seed: int
     ) -> None:
         self.svi, self.data, self.inputs, self.batch_size = svi, data, inputs, batch_size
-        self.seed, self.step = seed, 0
+        self.seed, self.step, self.features = seed, 0, 0
         self.generator = self._seeded()
         self.steps = math.ceil(len(data.train["x"]) / batch_size)
 
@@ -197,7 +199,7 @@ class _Trainer:
             found.append(metrics)
             sizes.append(batch["x"].shape[0])
         self.svi.check_finite(loss, args, {})
-        return _means(found, sizes)
+        return self._bits(_means(found, sizes))
 
     def validate(self) -> Row:
         r"""The bound on the validation split, with the same noise after each epoch."""
@@ -213,10 +215,11 @@ class _Trainer:
             data_size=self.svi.data_size,
             seed=self.seed,
         )
-        return {f"validation.{name}": float(value) for name, value in estimates.items()}
+        found = self._bits({name: float(value) for name, value in estimates.items()})
+        return {f"validation.{name}": value for name, value in found.items()}
 
-    def check(self) -> int:
-        r"""Explains what is wrong with the programs, if anything; else counts what is trained."""
+    def check(self) -> None:
+        r"""Explains what is wrong with the programs, if anything."""
         fields = self.data.epoch("train", self._seeded())
         batch = next(batches(fields, self.batch_size, shuffle=False))
         pair, args = self.svi.pair, self._args(batch)
@@ -229,8 +232,14 @@ class _Trainer:
             data_size=self.svi.data_size,
         )
         require(findings)
-        pair.plan(args, {})
-        return sum(parameter.numel() for parameter in pair.parameters.values())
+        with torch.no_grad():
+            self.features = discrete_features(pair.draw(args, {}))
+
+    def _bits(self, row: Row) -> Row:
+        r"""Adds bits per dimension, where what is observed has a mass function."""
+        if not self.features or "elbo" not in row:
+            return row
+        return {**row, "bpd": -row["elbo"] / (self.features * math.log(2))}
 
     def _args(self, batch: Fields) -> tuple[Tensor, ...]:
         return tuple(batch[name] for name in self.inputs)

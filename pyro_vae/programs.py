@@ -25,6 +25,8 @@ import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.params.param_store import StateDict
+from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -36,8 +38,17 @@ _states: WeakKeyDictionary[nn.Module, StateDict] = WeakKeyDictionary()
 
 def owner(program: Program) -> nn.Module | None:
     r"""The module whose program it is: itself, or that of a bound method; else ``None``."""
+    program = _bare_program(program)
     module = getattr(program, "__self__", program)
     return module if isinstance(module, nn.Module) else None
+
+
+def _bare_program(program: Any) -> Any:
+    r"""What ``functools.partial`` and Pyro's handlers (which are partials, too) were put around."""
+    while isinstance(program, partial):
+        handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)
+        program = program.args[1] if handled else program.func
+    return program
 
 
 def modules(program: Any) -> dict[str, nn.Module]:
@@ -45,12 +56,13 @@ def modules(program: Any) -> dict[str, nn.Module]:
 
     A plain function names them in its closure or among its globals; they come by variable.
     """
-    if isinstance(program, partial):
-        found = modules(program.func)
-        return {**found, **{k: m for k, m in program.keywords.items() if isinstance(m, nn.Module)}}
+    bound = program.keywords if isinstance(program, partial) else {}
+    if bound:
+        found = modules(_bare_program(program))
+        return {**found, **{k: m for k, m in bound.items() if isinstance(m, nn.Module)}}
     if (module := owner(program)) is not None:
         return {"": module}
-    function = inspect.unwrap(program)
+    function = inspect.unwrap(_bare_program(program))
     if not inspect.isroutine(function) or inspect.isbuiltin(function):
         return {}
     names = inspect.getclosurevars(getattr(function, "__func__", function))
@@ -118,6 +130,9 @@ def isolated(program: Program) -> Program:
     are returned as they are.
     """
     module = owner(program)
+    if isinstance(_bare_program(program), GuideMessenger):
+        # it runs the model itself, whose data it does not draw
+        program = poutine.block(program, hide_types=["observed"])
     if isinstance(program, _Isolated) or not isinstance(module, PyroModule):
         return program
     return _Isolated(program, module)

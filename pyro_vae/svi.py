@@ -3,6 +3,7 @@ r"""Stochastic variational inference: one optimisation step."""
 __all__ = ["SVI"]
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal, get_args
 
 import pyro.infer
@@ -81,6 +82,7 @@ class SVI:
         self.data_size, self.reduction = data_size, reduction
         self.optimizer: Optimizer | None = None
         self._saved: Mapping[str, Any] | None = None
+        self._restored: set[str] = set()
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         r"""Takes a gradient step and returns the loss before it, detached, with shape ``()``.
@@ -160,7 +162,7 @@ class SVI:
         packed, names = self.optimizer.state_dict(), self._names()
         return {
             "tensors": tensors,
-            "state": {names[i]: value for i, value in packed["state"].items()},
+            "state": {names[i]: deepcopy(value) for i, value in packed["state"].items()},
             "groups": [
                 {**group, "params": [names[i] for i in group["params"]]}
                 for group in packed["param_groups"]
@@ -175,12 +177,17 @@ class SVI:
         Raises:
             ValueError: At the next step, if a tensor is missing or has another shape.
         """
-        self._saved = state_dict
+        self._saved, self._restored = state_dict, set()
 
     def _restore(self) -> None:
         if (saved := self._saved) is None:
             return
-        tensors = self.tensors()
+        # a later batch may use parameters that nobody knew of until then
+        tensors = {n: t for n, t in self.tensors().items() if n not in self._restored}
+        if self._restored:
+            tensors = {n: t for n, t in tensors.items() if n in saved["tensors"]}
+        if not tensors:
+            return
         expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         found = {name: tuple(tensor.shape) for name, tensor in saved["tensors"].items()}
         if wrong := {n: shape for n, shape in expected.items() if found.get(n) != shape}:
@@ -191,15 +198,18 @@ class SVI:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(saved["tensors"][name])
-        self._saved = None
+        self._restored |= tensors.keys()
         if saved["groups"]:
-            self._restore_optimizer(saved)
+            self._restore_optimizer(saved, tensors)
+        if self._restored >= saved["tensors"].keys():
+            self._saved = None
 
-    def _restore_optimizer(self, saved: Mapping[str, Any]) -> None:
+    def _restore_optimizer(self, saved: Mapping[str, Any], new: Mapping[str, Tensor]) -> None:
         optimizer = self._optimizer()
         packed, names = optimizer.state_dict(), self._names()
-        groups = {name: group for group in saved["groups"] for name in group["params"]}
-        packed["state"] = {i: saved["state"][n] for i, n in names.items() if n in saved["state"]}
+        groups = {n: group for group in saved["groups"] for n in group["params"] if n in new}
+        state = {i: saved["state"][n] for i, n in names.items() if n in saved["state"] and n in new}
+        packed["state"] |= state
         packed["param_groups"] = [
             {**group, **groups.get(names[group["params"][0]], {}), "params": group["params"]}
             for group in packed["param_groups"]
@@ -291,9 +301,8 @@ def _differentiate(
     if bound.own is not None:
         parts.append((bound.own, own))
     gradients: list[Tensor | None] = []
-    for surrogate, tensors in parts:
-        last = surrogate is parts[-1][0]
-        gradients += _grad(-factor * surrogate, tensors, retain=not last)
+    for left, (surrogate, tensors) in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+        gradients += _grad(-factor * surrogate, tensors, retain=left > 0)
     return gradients if bound.own is not None else [*gradients, *(None for _ in own)]
 
 

@@ -29,7 +29,9 @@ def test_a_fit_leaves_a_whole_folder(capsys: pytest.CaptureFixture[str]) -> None
 
     for row in ("ELBO", "reconstruction", "KL of z", "evidence", "independent features"):
         assert row in out
-    assert {path.name for path in Path("runs/vae-digits").iterdir() if "events" not in path.name} == {
+    assert {
+        path.name for path in Path("runs/vae-digits").iterdir() if "events" not in path.name
+    } == {
         *("config.yaml", "metrics.csv", "weights.safetensors"),
         *("samples.png", "reconstructions.png", "latents.png", "curves.png"),
     }
@@ -67,7 +69,10 @@ def test_other_data_likelihoods_and_binarization() -> None:
 
 
 ERRORS = {
-    "model": (["--model", "VAEE"], "expected one of pyro_vae.models (VAE), got 'VAEE'; did you mean"),
+    "model": (
+        ["--model", "VAEE"],
+        "expected one of pyro_vae.models (VAE), got 'VAEE'; did you mean",
+    ),
     "guide": (["--guide", "amortizednormal"], "did you mean AmortizedNormal?"),
     "objective": (["--objective", "Objective"], "expected one of pyro_vae.objectives (ELBO)"),
     "likelihood": (["--likelihood", "Gaussian"], "expected one of pyro_vae.likelihoods"),
@@ -85,9 +90,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_are_one_line_and_exit_with_2(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_one_line_and_exit_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     options, message = ERRORS[name]
     Path("occupied").touch()
     assert main(["fit", "--epochs", "1", *options]) == 2

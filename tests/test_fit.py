@@ -73,7 +73,7 @@ def test_the_guide_of_probabilistic_pca_becomes_the_posterior() -> None:
 
     # sampled: at the posterior its noise vanishes
     objective, adam = ELBO("sampled"), partial(torch.optim.Adam, lr=0.02)
-    run = quiet(Frozen(), guide, x, objective=objective, epochs=100, batch_size=50, optimizer=adam)
+    run = quiet(Frozen(), guide, x, objective=objective, epochs=150, batch_size=50, optimizer=adam)
     assert run.history[0]["elbo"] < evidence - 0.5
     assert run.history[-1]["elbo"] == pytest.approx(evidence.item(), abs=0.02)
     found = pyro_vae.evaluate(model, guide, x, particles=100)
@@ -209,8 +209,10 @@ def test_a_folder_holds_what_was_trained(tmp_path: Path) -> None:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     assert rows == run.history
     assert set(rows[0]) == {
-        *("epoch", "step", "objective", "elbo", "log_likelihood", "kl", "kl.z"),
+        *("epoch", "step", "objective", "elbo", "log_likelihood", "kl", "kl.z", "bpd"),
     }
+    for row in rows:
+        assert row["bpd"] == pytest.approx(-row["elbo"] / (F * math.log(2)))
 
     saved = load_file(run.path / "weights.safetensors")
     expected = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -257,9 +259,9 @@ class Exploding(nn.Module):
 
 def test_a_loss_that_is_not_finite_names_the_site() -> None:
     _, guide, x = small()
-    with pytest.raises(ValueError, match=r"got nan: the model's site 'x'"):
-        with pyro.validation_enabled(False):
-            quiet(VAE((F,), D, decoder=Exploding()), guide, x, epochs=2)
+    match = r"got nan: the model's site 'x'"
+    with pytest.raises(ValueError, match=match), pyro.validation_enabled(False):
+        quiet(VAE((F,), D, decoder=Exploding()), guide, x, epochs=2)
 
 
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
@@ -302,5 +304,8 @@ def test_fits_on_cuda(name: str) -> None:
 def test_autoguides_and_functions_are_fitted() -> None:
     x = 1.5 + torch.randn(20)
     guide = AutoNormal(local_and_global)
-    run = quiet(local_and_global, guide, x, epochs=40, batch_size=20)
-    assert run.history[-1]["elbo"] > run.history[0]["elbo"]
+    adam = partial(torch.optim.Adam, lr=0.02)
+    run = quiet(local_and_global, guide, x, epochs=100, batch_size=20, optimizer=adam)
+    bounds = torch.tensor([row["elbo"] for row in run.history])
+    # the bound of one draw has a standard deviation of about 0.3 here, and rises by 1
+    assert bounds[-20:].mean() > bounds[:20].mean() + 0.3

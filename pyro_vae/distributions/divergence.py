@@ -41,13 +41,19 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor:
 
 def has_kl(q: Distribution, p: Distribution) -> bool:
     r"""Whether :func:`kl_divergence` knows these two, over the same events and unmasked."""
-    if any(isinstance(d, MaskedDistribution) for d in (q, p)) or q.event_shape != p.event_shape:
+    if _is_masked(q) or _is_masked(p) or q.event_shape != p.event_shape:
         return False
     try:
         kl_divergence(q, p)
     except NotImplementedError:
         return False
     return True
+
+
+def _is_masked(d: Distribution) -> bool:
+    if isinstance(d, MaskedDistribution):
+        return True
+    return hasattr(d, "base_dist") and _is_masked(d.base_dist)
 
 
 def _diagonal_normal(p: Distribution) -> Normal | None:

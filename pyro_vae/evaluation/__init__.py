@@ -7,3 +7,4 @@ from pyro_vae.evaluation.generation import encode as encode
 from pyro_vae.evaluation.generation import reconstruct as reconstruct
 from pyro_vae.evaluation.generation import sample as sample
 from pyro_vae.evaluation.metrics import evaluate as evaluate
+from pyro_vae.evaluation.scores import discrete_features as discrete_features

@@ -1,6 +1,6 @@
 r"""What is computed for each datum, batch after batch."""
 
-__all__ = ["Scorer"]
+__all__ = ["Scorer", "discrete_features"]
 
 import math
 from collections import defaultdict
@@ -59,7 +59,7 @@ class Scorer:
             self._check_finite(draw)
         if "nll" in self.metrics:
             check_weights(draw, self.pair.guide, rows)
-        self.features = _features(draw)
+        self.features = discrete_features(draw)
 
         whole = self.layout.plate is None
         elements = math.ceil(largest.elements / draw.batch_size)
@@ -136,7 +136,7 @@ def _terms(draw: Draw) -> dict[str, Tensor]:
     }
 
 
-def _features(draw: Draw) -> int:
+def discrete_features(draw: Draw) -> int:
     r"""The number of features of a datum if they all have mass functions, else 0."""
     sites = sample_sites(draw.model_trace).values()
     observed = [s for s in sites if s["is_observed"] and not isinstance(s["fn"], dist.Unit)]

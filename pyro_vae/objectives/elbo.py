@@ -64,7 +64,7 @@ class ELBO:
 
         self.kl: KL = kl
         self.particles = particles
-        self.beta = torch.as_tensor(beta)
+        self.beta = beta if isinstance(beta, Tensor) else torch.tensor(float(beta))
 
     def __call__(self, draw: Draw) -> Bound:
         r"""Bounds the evidence of each datum of a draw."""
