@@ -132,7 +132,7 @@ def isolated(program: Program) -> Program:
     module = owner(program)
     if isinstance(_bare_program(program), GuideMessenger):
         # it runs the model itself, whose data it does not draw
-        program = poutine.block(program, hide_types=["observed"])
+        program = poutine.block(program, hide_types=["observe"])
     if isinstance(program, _Isolated) or not isinstance(module, PyroModule):
         return program
     return _Isolated(program, module)

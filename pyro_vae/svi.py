@@ -2,7 +2,7 @@ r"""Stochastic variational inference: one optimisation step."""
 
 __all__ = ["SVI"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
 from typing import Any, Literal, get_args
 
@@ -83,6 +83,7 @@ class SVI:
         self.optimizer: Optimizer | None = None
         self._saved: Mapping[str, Any] | None = None
         self._restored: set[str] = set()
+        self._resumed: set[str] = set()
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         r"""Takes a gradient step and returns the loss before it, detached, with shape ``()``.
@@ -177,7 +178,7 @@ class SVI:
         Raises:
             ValueError: At the next step, if a tensor is missing or has another shape.
         """
-        self._saved, self._restored = state_dict, set()
+        self._saved, self._restored, self._resumed = state_dict, set(), set()
 
     def _restore(self) -> None:
         if (saved := self._saved) is None:
@@ -186,8 +187,6 @@ class SVI:
         tensors = {n: t for n, t in self.tensors().items() if n not in self._restored}
         if self._restored:
             tensors = {n: t for n, t in tensors.items() if n in saved["tensors"]}
-        if not tensors:
-            return
         expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         found = {name: tuple(tensor.shape) for name, tensor in saved["tensors"].items()}
         if wrong := {n: shape for n, shape in expected.items() if found.get(n) != shape}:
@@ -199,12 +198,14 @@ class SVI:
             for name, tensor in tensors.items():
                 tensor.copy_(saved["tensors"][name])
         self._restored |= tensors.keys()
-        if saved["groups"]:
-            self._restore_optimizer(saved, tensors)
-        if self._restored >= saved["tensors"].keys():
+        joined = self._parameters().keys() - self._resumed
+        if saved["groups"] and joined:
+            self._restore_optimizer(saved, joined)
+            self._resumed |= joined
+        if self._restored >= saved["tensors"].keys() and self._resumed >= saved["state"].keys():
             self._saved = None
 
-    def _restore_optimizer(self, saved: Mapping[str, Any], new: Mapping[str, Tensor]) -> None:
+    def _restore_optimizer(self, saved: Mapping[str, Any], new: Set[str]) -> None:
         optimizer = self._optimizer()
         packed, names = optimizer.state_dict(), self._names()
         groups = {n: group for group in saved["groups"] for n in group["params"] if n in new}

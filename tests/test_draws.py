@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, config_enumerate
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
@@ -343,3 +343,93 @@ def test_pyros_objects_weigh_global_latents_as_ours() -> None:
         pyro.set_rng_seed(3)
         losses.append(svi.step(x).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-13)
+
+
+def enumerated_classes(weights: Tensor, locs: Tensor, mask: Any, size: int) -> Any:
+    def model(x: Tensor) -> None:
+        rows = torch.arange(x.shape[0])
+        with pyro.plate("data", size, subsample=rows, dim=-1), poutine.mask(mask=mask):
+            c = pyro.sample("c", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(locs[c], 1.0), obs=x)
+
+    return model
+
+
+@pytest.mark.parametrize("mask", [True, False, torch.arange(N) % 2 == 0])
+def test_a_masked_datum_with_a_summed_out_class_has_density_one(mask: Any) -> None:
+    r"""A factor of one for each value of c would give log 3."""
+    weights, locs, x = torch.rand(3), torch.randn(3), torch.randn(N)
+    joint = (weights / weights.sum()).log() + dist.Normal(locs, 1.0).log_prob(x.unsqueeze(-1))
+    expected = torch.where(torch.as_tensor(mask), joint.logsumexp(-1), 0.0)
+    draw = Pair(enumerated_classes(weights, locs, mask, N), nothing).draw((x,), {}, 2)
+    torch.testing.assert_close(draw.log_weights[1], expected, rtol=1e-12, atol=1e-13)
+
+
+def test_enumeration_under_a_subsampled_data_plate() -> None:
+    r"""30/11 * 11/30 is 1 + 2e-16, and no poutine.scale."""
+    weights, locs, x = torch.rand(3), torch.randn(3), torch.randn(11)
+    joint = (weights / weights.sum()).log() + dist.Normal(locs, 1.0).log_prob(x.unsqueeze(-1))
+    draw = Pair(enumerated_classes(weights, locs, True, 30), nothing).draw((x,), {})
+    torch.testing.assert_close(draw.log_weights[0], joint.logsumexp(-1))
+    assert draw.data_size == 30
+
+
+@pytest.mark.parametrize("imputed", ["summed out", "drawn"])
+def test_an_unobserved_part_below_or_of_an_enumerated_site(imputed: str) -> None:
+    r"""c -> y -> x <- c with y observed at datum 0 only, against the sum over all values.
+
+    Drawn from the model, y has weight one: 20,000 weights have the mean p(x), within 4 errors.
+    """
+    p, q = torch.tensor([0.4, 0.6]), torch.tensor([0.1, 0.8])
+    x, y, known = torch.tensor([0.5, 1.5]), torch.tensor([1.0, 0.0]), torch.tensor([True, False])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 2, dim=-1):
+            c = pyro.sample("c", dist.Categorical(p), infer={"enumerate": "parallel"})
+            label = pyro.sample("y", dist.Bernoulli(q[c]), obs=y, obs_mask=known)
+            pyro.sample("x", dist.Normal(c + label, 1.0), obs=x)
+
+    values = torch.arange(2.0)
+    likelihood = dist.Normal(values.unsqueeze(-1) + values, 1.0).log_prob(x.view(2, 1, 1)).exp()
+    joint = p.unsqueeze(-1) * torch.stack([1 - q, q], -1) * likelihood  # (N, c, y)
+    expected = torch.stack([joint[0, :, 1].sum(), joint[1].sum()])
+
+    summed = imputed == "summed out"
+    program = config_enumerate(model, "parallel") if summed else model
+    weights = Pair(program, nothing).draw((x,), {}, 1 if summed else 20_000).log_weights.exp()
+    error = 0 if summed else weights.std(0) / math.sqrt(20_000)
+    assert ((weights.mean(0) - expected).abs() <= 4 * error + 1e-12).all()
+
+
+@pytest.mark.parametrize("first", [4, 20])
+def test_a_subsampled_plate_may_once_hold_all_data(first: int) -> None:
+    r"""Whether a batch is a part is seen at each batch, not at the first."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 20, subsample=torch.arange(x.shape[0]), dim=-1):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    x = torch.randn(20)
+    pair = Pair(model, nothing)
+    pair.plan((x[:first],), {})
+    draw = pair.draw((x[:4],), {})
+    torch.testing.assert_close(draw.log_likelihood[0], dist.Normal(0.0, 1.0).log_prob(x[:4]))
+    assert draw.data_size == 20
+
+
+@pytest.mark.parametrize("wrap", [lambda m: poutine.scale(m, 1.0), lambda m: partial(m, flag=True)])
+def test_handlers_and_partials_do_not_hide_a_module(wrap: Any) -> None:
+    class Normalised(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(F)
+
+        def forward(self, x: Tensor, flag: bool = True) -> None:
+            with pyro.plate("data", x.shape[0], dim=-1):
+                pyro.sample("x", dist.Normal(self.norm(x), 1.0).to_event(1), obs=x)
+
+    pair = Pair(wrap(Normalised()), nothing)
+    pair.plan((torch.randn(N, F),), {})
+    assert pair.state().keys() >= {"model.norm.weight", "model.norm.running_mean"}
+    assert pair.state()["model.norm.num_batches_tracked"] == 0
+    assert not list(pyro.get_param_store())

@@ -178,6 +178,8 @@ def test_kl_is_not_taken_where_shapes_or_masks_differ() -> None:
     assert has_kl(q, p)
     assert not has_kl(q.to_event(1), p)
     assert not has_kl(q.mask(torch.tensor(True)), p)
+    seen, unseen = (d.mask(torch.arange(3) == 0).to_event(1) for d in (q, p))
+    assert not has_kl(seen, unseen)
     assert not has_kl(dist.Cauchy(torch.zeros(3), 1.0), p)
 
 
@@ -196,3 +198,9 @@ def test_positive_sites_have_no_closed_form_with_a_delta() -> None:
     assert not draw.kl
     expected = 2 * dist.Normal(torch.zeros(D), 1.0).log_prob(torch.ones(D)).sum() - 0.3
     torch.testing.assert_close(ELBO()(draw).value, expected.expand(N))
+
+
+def test_a_whole_beta_may_become_a_fraction() -> None:
+    objective = ELBO(beta=1)
+    objective.beta.fill_(0.5)
+    assert objective.beta.item() == 0.5

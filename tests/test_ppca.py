@@ -7,17 +7,21 @@ import math
 from collections.abc import Callable
 
 import pyro.distributions as dist
+import pyro.infer
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from pyro_vae import evaluate
 from pyro_vae.guides import AmortizedMultivariateNormal, AmortizedNormal
 from pyro_vae.likelihoods import Normal, NormalLearnedScale, NormalPredictedScale
 from pyro_vae.models import VAE
+from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.pair import Pair
 
 Guide = AmortizedNormal | AmortizedMultivariateNormal
 Bound = Callable[[VAE, Guide, Tensor], float]
@@ -25,17 +29,38 @@ Bound = Callable[[VAE, Guide, Tensor], float]
 N, F, D, VAR = 7, 5, 2, 0.3
 
 
-def of(elbo: ELBO) -> Bound:
+def of(elbo: pyro.infer.ELBO) -> Bound:
     return lambda model, guide, x: -elbo.loss(model, guide, x)
+
+
+def ours(objective: Objective) -> Bound:
+    def bound(model: VAE, guide: Guide, x: Tensor) -> float:
+        draw = Pair(model, guide).draw((x,), {}, objective.particles)
+        return objective(draw).value.sum().item()
+
+    return bound
+
+
+def importance_sampled(model: VAE, guide: Guide, x: Tensor) -> float:
+    return -N * float(evaluate(model, guide, x, metrics=["nll"], particles=10)["nll"])
 
 
 # Bounds on log p(x) of the whole batch.
 BOUNDS = {
+    "ELBO, sampled": ours(ELBO("sampled")),
+    "ELBO, sampled, particles": ours(ELBO("sampled", particles=3)),
+    "evaluate": importance_sampled,
     "Trace_ELBO": of(Trace_ELBO()),
     "Trace_ELBO, particles": of(Trace_ELBO(3, vectorize_particles=True, max_plate_nesting=1)),
     "RenyiELBO": of(RenyiELBO(alpha=0, num_particles=3)),
 }
-GAPS = {"Trace_ELBO": BOUNDS["Trace_ELBO"], "TraceMeanField_ELBO": of(TraceMeanField_ELBO())}
+GAPS = {
+    "ELBO": ours(ELBO()),
+    "ELBO, analytic": ours(ELBO("analytic", particles=3)),
+    "ELBO, sampled": BOUNDS["ELBO, sampled"],
+    "Trace_ELBO": BOUNDS["Trace_ELBO"],
+    "TraceMeanField_ELBO": of(TraceMeanField_ELBO()),
+}
 
 
 def affine(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -19,14 +19,16 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
 )
+from pyro.infer.autoguide import AutoNormalMessenger
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from zoo import ZOO, mlp
 
 from pyro_vae import SVI
+from pyro_vae.draws import Draw
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, Bound
 
 N, F, D = 7, 5, 2
 sgd = partial(torch.optim.SGD, lr=0.1)
@@ -383,3 +385,61 @@ def test_steps_neither_move_the_noise_nor_the_caller() -> None:
     pyro.set_rng_seed(0)
     torch.randn(N, D)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_guide_that_runs_the_model_does_not_draw_its_data() -> None:
+    r"""Otherwise the likelihood stands in the guide, too, and cancels."""
+    model, _, batch = ZOO["auto_normal"]()
+    guide = AutoNormalMessenger(model)
+    guide(*batch)
+    svi = SVI(model, guide, adam, ELBO("sampled"))
+    svi.evaluate_loss(*batch)
+    pyro.set_rng_seed(1)
+    loss = svi.evaluate_loss(*batch).item()
+    pyro.set_rng_seed(1)
+    assert loss == pytest.approx(Trace_ELBO().loss(model, guide, *batch), rel=1e-12)
+
+
+def test_an_objective_may_share_its_surrogate_with_the_programs() -> None:
+    class Weighted(nn.Module):
+        particles = 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, draw: Draw) -> Bound:
+            value = self.weight * draw.log_weights.mean(0)
+            mean = value.mean()
+            return Bound(value, mean, mean, mean)
+
+    model, guide, x = pair()
+    objective = Weighted()
+    loss = SVI(model, guide, sgd, objective, reduction="mean").step(x)
+    # the loss is -w times a mean that is the loss at w = 1
+    assert objective.weight.item() == pytest.approx(1 - 0.1 * loss.item())
+
+
+def test_a_saved_state_waits_for_what_a_later_batch_uses() -> None:
+    def model(x: Tensor, late: bool = False) -> None:
+        loc = pyro.param("late" if late else "early", lambda: torch.tensor(0.0))
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x: Tensor, late: bool = False) -> None: ...
+
+    def run(svi: SVI, steps: range) -> None:
+        for step in steps:
+            svi.step(torch.ones(N), late=bool(step % 2))
+
+    svi = SVI(model, guide, adam)
+    run(svi, range(4))
+    saved = svi.state_dict()
+    run(svi, range(4, 8))  # which leaves the saved state as it is
+    expected = {name: pyro.param(name).item() for name in ("early", "late")}
+
+    pyro.clear_param_store()
+    resumed = SVI(model, guide, adam)
+    resumed.load_state_dict(saved)
+    run(resumed, range(4, 8))
+    assert {name: pyro.param(name).item() for name in expected} == expected
