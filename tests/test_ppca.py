@@ -5,6 +5,7 @@ A new objective is a row of ``BOUNDS``; of ``GAPS`` too, if it is the plain ELBO
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import pyro.distributions as dist
 import pyro.infer
@@ -33,9 +34,12 @@ def of(elbo: pyro.infer.ELBO) -> Bound:
     return lambda model, guide, x: -elbo.loss(model, guide, x)
 
 
+pair_of = cache(Pair)  # inspected once
+
+
 def ours(objective: Objective) -> Bound:
     def bound(model: VAE, guide: Guide, x: Tensor) -> float:
-        draw = Pair(model, guide).draw((x,), {}, objective.particles)
+        draw = pair_of(model, guide).draw((x,), {}, objective.particles)
         return objective(draw).value.sum().item()
 
     return bound
