@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae.checks import check, require
 from pyro_vae.data import Data, Fields, batches, load
+from pyro_vae.devices import find_device
 from pyro_vae.evaluation import discrete_features, evaluate
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
@@ -118,21 +119,6 @@ def fit(
         with _threads(1 if work < _SMALL else torch.get_num_threads()):
             history = trainer.run(epochs, folder, validation, progress)
     return Run(model, guide, history, None if folder is None else folder.path)
-
-
-def find_device(device: str | torch.device = "auto") -> torch.device:
-    r"""The device of that name; ``"auto"`` is CUDA where there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"expected a device that is here ('auto', 'cpu', 'cuda', …), got {str(device)!r}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return found
 
 
 def _loaded(data: Source, inputs: Sequence[str]) -> Data:

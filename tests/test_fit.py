@@ -21,9 +21,9 @@ from zoo import ZOO, local_and_global
 import pyro_vae
 from pyro_vae import fit
 from pyro_vae.data import load
+from pyro_vae.devices import find_device
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.likelihoods import Normal
-from pyro_vae.loop import find_device
 from pyro_vae.models import VAE
 from pyro_vae.objectives import ELBO
 
