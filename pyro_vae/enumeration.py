@@ -42,7 +42,7 @@ def contract(trace: Trace, names: Sequence[str], keep: Sequence[str | None]) -> 
     terms, dims = [], set()
     for name in names:
         site = trace.nodes[name]
-        term = site["packed"]["log_prob"]
+        term: Any = site["packed"]["log_prob"]
         terms.append((frozenset(symbols[frame.name] for frame in frames(site)), term))
         dims |= set(term._pyro_dims) - set(symbols.values())
     # packing drops plates of size one: there they are no dimension to keep

@@ -93,8 +93,8 @@ def fit(
         True
     """
     for name, count in (("epochs", epochs), ("batch_size", batch_size)):
-        if count < 1:
-            raise ValueError(f"expected {name} of at least 1, got {count}")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"expected {name} to be a whole number of at least 1, got {count!r}")
     place = find_device(device)
     dataset = _loaded(data, inputs).to(place)
     for program in (model, guide):
@@ -123,6 +123,8 @@ def fit(
 
 def _loaded(data: Source, inputs: Sequence[str]) -> Data:
     r"""The data; of what is no data set, but mere rows, all are trained on."""
+    if isinstance(inputs, str):
+        raise TypeError(f"expected inputs to be a sequence of names, got {inputs!r}: ({inputs!r},)")
     named = isinstance(data, str | os.PathLike | Data)
     found = load(data) if named else load(data, validation=0.0, test=0.0)
     if missing := [name for name in inputs if name not in found.train]:
@@ -158,16 +160,18 @@ class _Trainer:
     ) -> list[Row]:
         r"""Takes all epochs, and writes each down."""
         history: list[Row] = []
-        with TrainingProgress(epochs, self.steps, shown) as progress:
-            for epoch in range(1, epochs + 1):
-                means = self.train(progress)
-                validated = self.validate() if validation and self.data.validation else {}
-                history.append({"epoch": epoch, "step": self.step, **means, **validated})
-                if folder is not None:
-                    folder.log(history[-1])
-        if folder is not None:
-            folder.save(self.svi.tensors())
-            folder.close()
+        try:
+            with TrainingProgress(epochs, self.steps, shown) as progress:
+                for epoch in range(1, epochs + 1):
+                    means = self.train(progress)
+                    validated = self.validate() if validation and self.data.validation else {}
+                    history.append({"epoch": epoch, "step": self.step, **means, **validated})
+                    if folder is not None:
+                        folder.log(history[-1])
+        finally:  # what was trained until an interruption is kept
+            if folder is not None:
+                folder.save(self.svi.tensors())
+                folder.close()
         return history
 
     def train(self, progress: TrainingProgress) -> Row:
@@ -180,20 +184,27 @@ class _Trainer:
             args = self._args(batch)
             loss, metrics = self.svi.step_with_metrics(*args)
             self.step += 1
-            if progress.step(metrics):
+            if progress.step(metrics, self.data.log_jacobian):
                 self.svi.check_finite(loss, args, {})
             found.append(metrics)
             sizes.append(batch["x"].shape[0])
         self.svi.check_finite(loss, args, {})
-        return self._bits(_means(found, sizes))
+        means = _means(found, sizes)
+        if "elbo" not in means:  # Pyro's objects do not tell
+            means |= self._bound(fields)
+        return self._in_units(means)
 
     def validate(self) -> Row:
         r"""The bound on the validation split, with the same noise after each epoch."""
+        found = self._in_units(self._bound(self.data.epoch("validation", self._seeded())))
+        return {f"validation.{name}": value for name, value in found.items()}
+
+    def _bound(self, fields: Fields) -> Row:
         pair = self.svi.pair
         estimates = evaluate(
             pair.model,
             pair.guide,
-            self.data.epoch("validation", self._seeded()),
+            fields,
             metrics=("elbo",),
             particles=1,
             inputs=self.inputs,
@@ -201,13 +212,19 @@ class _Trainer:
             data_size=self.svi.data_size,
             seed=self.seed,
         )
-        found = self._bits({name: float(value) for name, value in estimates.items()})
-        return {f"validation.{name}": value for name, value in found.items()}
+        return {name: float(value) for name, value in estimates.items()}
 
     def check(self) -> None:
         r"""Explains what is wrong with the programs, if anything."""
         fields = self.data.epoch("train", self._seeded())
-        batch = next(batches(fields, self.batch_size, shuffle=False))
+        sizes = [part["x"].shape[0] for part in batches(fields, self.batch_size, shuffle=False)]
+        for size in dict.fromkeys((sizes[0], sizes[-1])):  # the last batch may be shorter
+            self._check_batch({name: field[:size] for name, field in fields.items()})
+        with torch.no_grad():
+            draw = self.svi.pair.draw(self._args({n: f[: sizes[0]] for n, f in fields.items()}), {})
+            self.features = discrete_features(draw)
+
+    def _check_batch(self, batch: Fields) -> None:
         pair, args = self.svi.pair, self._args(batch)
         findings = check(
             pair.model,
@@ -218,14 +235,14 @@ class _Trainer:
             data_size=self.svi.data_size,
         )
         require(findings)
-        with torch.no_grad():
-            self.features = discrete_features(pair.draw(args, {}))
 
-    def _bits(self, row: Row) -> Row:
-        r"""Adds bits per dimension, where what is observed has a mass function."""
-        if not self.features or "elbo" not in row:
-            return row
-        return {**row, "bpd": -row["elbo"] / (self.features * math.log(2))}
+    def _in_units(self, row: Row) -> Row:
+        r"""Densities in the data's own units; bits per dimension, where they are defined."""
+        densities = {n: row[n] for n in ("objective", "elbo", "log_likelihood") if n in row}
+        row = {**row, **{n: value + self.data.log_jacobian for n, value in densities.items()}}
+        if self.features:
+            row["bpd"] = -row["elbo"] / (self.features * math.log(2))
+        return row
 
     def _args(self, batch: Fields) -> tuple[Tensor, ...]:
         return tuple(batch[name] for name in self.inputs)

@@ -50,8 +50,13 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def step(self, metrics: Mapping[str, Tensor]) -> bool:
-        r"""Counts a step; returns whether a line was due, so that values were waited for."""
+    def step(self, metrics: Mapping[str, Tensor], offset: float = 0.0) -> bool:
+        r"""Counts a step; returns whether a line was due, so that values were waited for.
+
+        Arguments:
+            metrics: The step's values by name.
+            offset: What is added to the bound that is shown, in nats.
+        """
         self.count += 1
         now = time.perf_counter()
         if now < self.due and self.count < self.epochs * self.steps:
@@ -62,7 +67,7 @@ class TrainingProgress:
             self._task,
             completed=self.count,
             epoch=-(-self.count // self.steps),
-            bound=f"{name} {metrics[name].item():.2f} nats",
+            bound=f"{name} {metrics[name].item() + offset:.2f} nats",
             speed=f"{self.count / max(now - self._start, 1e-9):.0f}",
             refresh=True,
         )

@@ -49,7 +49,12 @@ class RunFolder:
         self.path = Path(path)
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ValueError(f"expected a new or empty folder, got {self.path}: choose another")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"expected a folder that can be made, got {self.path}: {error.strerror}"
+            ) from error
         self._events = SummaryWriter(str(self.path))
         self._rows: list[Row] = []
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,8 +28,9 @@ def test_a_fit_leaves_a_whole_folder(capsys: pytest.CaptureFixture[str]) -> None
     assert main(SHORT) == 0
     out, _ = capsys.readouterr()
 
-    for row in ("ELBO", "reconstruction", "KL of z", "evidence", "independent features"):
+    for row in ("ELBO", "reconstruction", "KL of z", "evidence", "bits per dimension"):
         assert row in out
+    assert "The evidence is a lower bound" in out
     assert {
         path.name for path in Path("runs/vae-digits").iterdir() if "events" not in path.name
     } == {
@@ -81,7 +83,14 @@ ERRORS = {
     "data": (["--data", "digit"], "did you mean 'digits'?"),
     "file": (["--data", "missing.csv"], "missing.csv"),
     "binarization": (["--binarization", "often"], "'none', 'static' or 'dynamic', got 'often'"),
-    "epochs": (["--epochs", "0"], "epochs of at least 1, got 0"),
+    "epochs": (["--epochs", "0"], "epochs"),
+    "particles": (["--particles", "0"], "particles"),
+    "seed": (["--seed", "-1"], "seed"),
+    "meta device": (["--device", "meta"], "a device that is here"),
+    "no model": (["--model", "null"], "expected one of pyro_vae.models"),
+    "no test rows": (["--data", "few.npy"], "enough rows for a test split"),
+    "folder in a file": (["--out", "occupied/run"], "a folder that can be made"),
+    "label": (["--label", "y"], "label"),
     "no number": (["--epochs", "many"], "epochs"),
     "option": (["--epoch-count", "3"], "--epoch-count"),
     "device": (["--device", "gpu"], "a device that is here"),
@@ -93,6 +102,7 @@ ERRORS = {
 def test_errors_are_one_line_and_exit_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     options, message = ERRORS[name]
     Path("occupied").touch()
+    np.save("few.npy", np.arange(12.0).reshape(4, 3))
     assert main(["fit", "--epochs", "1", *options]) == 2
 
     out, err = capsys.readouterr()
@@ -101,6 +111,18 @@ def test_errors_are_one_line_and_exit_with_2(name: str, capsys: pytest.CaptureFi
     assert err.startswith("pyro-vae: error: ")
     assert len(err.strip().splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_an_interruption_keeps_what_was_trained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyro_vae.loop._Trainer.validate", interrupt)
+    assert main([*SHORT, "--out", "run"]) == 130
+    assert capsys.readouterr().err == "pyro-vae: interrupted\n"
+    assert "model.decoder.0.weight" in load_file("run/weights.safetensors")
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

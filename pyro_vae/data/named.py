@@ -100,7 +100,7 @@ def mnist(name: str, folder: str, root: Path | None, download: bool) -> Raw:
     except FileNotFoundError as error:
         if not download:
             raise FileNotFoundError(
-                f"{error}; give root=, set PYRO_VAE_DATA, or give download=True"
+                f"{error}; set PYRO_VAE_DATA or give root=, or give download=True (--download)"
             ) from None
         fetch(folder, root or cache())
         paths = find(name, f"{folder}/raw", names, root or cache())

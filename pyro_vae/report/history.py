@@ -2,6 +2,7 @@ r"""How a fit went: the bound and the divergences against epochs."""
 
 __all__ = ["curves"]
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -40,8 +41,9 @@ def curves(history: Rows) -> Figure:
             "expected rows with 'elbo' or 'objective', and 'epoch' or 'step', "
             f"got {len(history)} rows with keys {names}"
         )
-    if all(row.get("objective") in (None, row.get("elbo")) for row in rows):
-        bounds = ["elbo"]  # an equal line would hide it
+    pairs = [(row["elbo"], row.get("objective", row["elbo"])) for row in rows if "elbo" in row]
+    if pairs and all(math.isclose(*pair, rel_tol=1e-5) for pair in pairs):
+        bounds = ["elbo"]  # a line that is equal but for rounding would hide it
     divergences = [name for name in names if name.startswith("kl.")] or ["kl"]
     divergences = [name for name in divergences if name in names]
 

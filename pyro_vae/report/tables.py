@@ -25,7 +25,7 @@ def table(estimates: Mapping[str, Estimate], title: str | None = None) -> Table:
     rows = Table(title=title)
     rows.add_column("")
     for name in ("estimate", "± Monte Carlo", "± data"):
-        rows.add_column(name, justify="right")
+        rows.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     rows.add_column("unit")
 
     for name, estimate in estimates.items():
