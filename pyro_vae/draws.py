@@ -17,7 +17,16 @@ from torch import Tensor
 
 from pyro_vae.distributions import kl_divergence
 from pyro_vae.enumeration import contract, enumerated
-from pyro_vae.layout import PARTICLES, Layout, Site, frames, latent_sites, plate_dims, sample_sites
+from pyro_vae.layout import (
+    PARTICLES,
+    Layout,
+    Site,
+    check_pooled,
+    frames,
+    latent_sites,
+    plate_dims,
+    sample_sites,
+)
 from pyro_vae.programs import Program, isolated
 
 
@@ -63,6 +72,9 @@ class Draw:
         data_size: The size of the whole data, of which global latents get their share. A
             subsampled data plate knows it; otherwise the default is :math:`N`.
 
+    Raises:
+        ValueError: If the guide holds local latents in one global site, and the batch is a part.
+
     Example:
         >>> from pyro_vae.guides import AmortizedNormal
         >>> from pyro_vae.layout import inspect
@@ -98,6 +110,7 @@ class Draw:
         self._subsampled = frame is not None and frame.full_size not in (None, frame.size)
         if self._subsampled:
             self.data_size = frame.full_size
+        check_pooled(layout, self.batch_size, self.data_size)
 
     @contextmanager
     def _plate(self) -> Iterator[None]:
@@ -147,10 +160,17 @@ class Draw:
     def kl(self) -> Mapping[str, Tensor]:
         r""":math:`\text{KL}(q \| p)` in closed form by site, with shape :math:`(K, N)`.
 
-        Only sites at which it is right are there.
+        Only sites at which it is right are there: those whose scale and mask are now the same in
+        both programs, too.
         """
         q, p = sample_sites(self.guide_trace), sample_sites(self.model_trace)
-        names = [name for name in self.log_guide if name in self.layout.analytic]
+        names = [
+            name
+            for name in self.log_guide
+            if name in self.layout.analytic
+            and _same(q[name]["scale"], p[name]["scale"])
+            and _same(q[name]["mask"], p[name]["mask"])
+        ]
         return _Lazy(
             names, lambda name: self._summed(kl_divergence(q[name]["fn"], p[name]["fn"]), p[name])
         )
@@ -258,3 +278,8 @@ class Draw:
         names = [name for name in self.coupled if name not in skipped]
         result = contract(self.model_trace, names, (PARTICLES, self.layout.plate))
         return result.expand(self.particles, self.batch_size)
+
+
+def _same(a: Any, b: Any) -> bool:
+    # equal values of two tensors may differ at the next step of a captured graph
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and bool(a == b))

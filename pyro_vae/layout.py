@@ -3,6 +3,7 @@ r"""What one run of a pair shows of its structure: plates, kinds of sites, where
 __all__ = [
     "PARTICLES",
     "Layout",
+    "check_pooled",
     "frames",
     "inspect",
     "latent_sites",
@@ -15,10 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.infer.inspect import get_dependencies
+from pyro.infer.inspect import TrackProvenance
+from pyro.ops.provenance import get_provenance
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 
@@ -37,20 +40,22 @@ class Layout:
     Arguments:
         nesting: How many dimensions plates take: the deepest stands at dim ``-nesting``.
         plate: The data plate's name, or ``None`` where the whole batch is one datum.
-        subsampled: Whether the data plate states the data's size itself.
         enumerated: Model sites that are summed out.
         imputed: Unobserved parts of ``obs_mask`` sites that the guide does not draw.
+        passed_on: Those of them that other sites depend on.
         analytic: Guide sites at which :math:`\text{KL}(q \| p)` may stand for its estimate.
         shared: Sites outside the data plate: global latents, drawn once for all data.
+        pooled: Auxiliary guide sites outside the data plate that sites inside are made of.
     """
 
     nesting: int
     plate: str | None
-    subsampled: bool
     enumerated: frozenset[str]
     imputed: frozenset[str]
+    passed_on: frozenset[str]
     analytic: frozenset[str]
     shared: frozenset[str]
+    pooled: frozenset[str]
 
 
 def frames(site: Site) -> list[Any]:
@@ -112,14 +117,30 @@ def inspect(
     return Layout(
         nesting=max((-frame.dim for frame in around), default=0),
         plate=plate,
-        subsampled=any(f.name == plate and f.full_size not in (None, f.size) for f in around),
         enumerated=frozenset(enumerated),
         imputed=frozenset(imputed),
+        passed_on=frozenset(imputed & set().union(*parents.values())),
         analytic=frozenset(
             name for name in latent_sites(q) if _is_analytic(name, q, p, parents, fed, enumerated)
         ),
         shared=frozenset(sites) - local if plate is not None else frozenset(),
+        pooled=_pooled(q, local, fed),
     )
+
+
+def check_pooled(layout: Layout, batch_size: int, data_size: int) -> None:
+    r"""Refuses a part of the data where one site holds the latents of all.
+
+    Raises:
+        ValueError: If it does: the density of a global site cannot be weighed as local ones are.
+    """
+    if layout.pooled and batch_size != data_size:
+        raise ValueError(
+            f"expected the whole data in one batch for a guide that draws local latents inside "
+            f"{sorted(layout.pooled)}, outside the data plate {layout.plate!r}, got {batch_size} "
+            f"of {data_size} data: their density is one number and cannot be weighed by datum; "
+            "use AutoNormal or an amortised guide, or give the whole data"
+        )
 
 
 def undrawn(q: Trace, p: Trace) -> tuple[set[str], set[str], set[str]]:
@@ -196,11 +217,24 @@ def _upstream(
 ) -> dict[str, set[str]]:
     r"""The sites that each site's distribution depends on."""
     try:
-        found: Any = get_dependencies(program, args, kwargs)["prior_dependencies"]
+        with TrackProvenance(), pyro.validation_enabled(False):
+            sites = sample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+        found = {
+            name: get_provenance((site["value"], site["fn"].log_prob(site["value"])))
+            for name, site in sites.items()
+        }
     except Exception:  # provenance cannot be tracked through everything: assume the worst
         order = list(sample_sites(trace))
         return {name: set(order[:i]) for i, name in enumerate(order)}
-    return {name: set(parents) - {name} for name, parents in found.items()}
+    latents = {name for name, site in sites.items() if not site["is_observed"]}
+    return {name: (latents & above) - {name} for name, above in found.items()}
+
+
+def _pooled(q: Trace, local: set[str], fed: Mapping[str, set[str]]) -> frozenset[str]:
+    drawn = latent_sites(q)
+    helpers = {name for name, site in drawn.items() if site["infer"].get("is_auxiliary")}
+    inside = [fed.get(name, set()) for name in local & set(drawn)]
+    return frozenset((helpers - local) & set().union(*inside)) if local else frozenset()
 
 
 def _is_analytic(
@@ -214,8 +248,7 @@ def _is_analytic(
     r"""Whether the KL given earlier latents is an unbiased part of the bound.
 
     It is not if the prior depends on what the guide draws later from this very site, nor if
-    discrete neighbours are summed out, nor if scales differ, nor if the guide's density is one
-    of a transformed helper.
+    discrete neighbours are summed out, nor if the guide's density is one of a transformed helper.
     """
     site, prior = sample_sites(q)[name], sample_sites(p).get(name)
     if prior is None or isinstance(_base(site["fn"]), Delta):
@@ -230,8 +263,6 @@ def _is_analytic(
         and not any(
             drawn[n]["infer"].get("is_auxiliary") for n in fed.get(name, set()) & set(drawn)
         )
-        and _same(site["scale"], prior["scale"])
-        and _same(site["mask"], prior["mask"])
         and has_kl(site["fn"], prior["fn"])
     )
 
@@ -240,9 +271,3 @@ def _base(fn: Any) -> Any:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b or (
-        not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b
-    )

@@ -14,7 +14,7 @@ import pyro.infer
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.checks import check, require
+from pyro_vae.checks import check, check_rows, require
 from pyro_vae.data import Data, Fields, batches, load
 from pyro_vae.devices import find_device
 from pyro_vae.evaluation import discrete_features, evaluate
@@ -112,8 +112,9 @@ def fit(
     trainer = _Trainer(svi, dataset, tuple(inputs), batch_size, seed)
     # plain functions make their tensors where they are told to
     with unchanged(), nullcontext() if place.type == "cpu" else place:
-        pyro.set_rng_seed(seed)
+        pyro.set_rng_seed(seed)  # autoguides may draw where they begin
         trainer.check()
+        pyro.set_rng_seed(seed)  # and the check's own draws do not count
         work = batch_size * sum(parameter.numel() for parameter in svi.pair.parameters.values())
         folder = None if run_dir is None else RunFolder(run_dir)
         with _threads(1 if work < _SMALL else torch.get_num_threads()):
@@ -215,26 +216,27 @@ class _Trainer:
         return {name: float(value) for name, value in estimates.items()}
 
     def check(self) -> None:
-        r"""Explains what is wrong with the programs, if anything."""
+        r"""Explains what is wrong with the programs or the data, if anything."""
+        pair, plate = self.svi.pair, self.svi.pair.data_plate
         fields = self.data.epoch("train", self._seeded())
-        sizes = [part["x"].shape[0] for part in batches(fields, self.batch_size, shuffle=False)]
-        for size in dict.fromkeys((sizes[0], sizes[-1])):  # the last batch may be shorter
-            self._check_batch({name: field[:size] for name, field in fields.items()})
+        rows = len(fields["x"])
+        first = min(self.batch_size, rows)
+        for size in {first: None, rows % first or first: None}:  # the last batch may be shorter
+            args = tuple(field[:size] for field in self._args(fields))
+            found = check(
+                pair.model,
+                pair.guide,
+                *args,
+                objective=self.svi.loss,
+                data_plate=plate,
+                data_size=self.svi.data_size,
+            )
+            require(found)
+        for split in (name for name, found in self.data.splits.items() if found):
+            whole = self._args(self.data.epoch(split, self._seeded()))
+            require(check_rows(pair.model, pair.guide, *whole, data_plate=plate))
         with torch.no_grad():
-            draw = self.svi.pair.draw(self._args({n: f[: sizes[0]] for n, f in fields.items()}), {})
-            self.features = discrete_features(draw)
-
-    def _check_batch(self, batch: Fields) -> None:
-        pair, args = self.svi.pair, self._args(batch)
-        findings = check(
-            pair.model,
-            pair.guide,
-            *args,
-            objective=self.svi.loss,
-            data_plate=pair.data_plate,
-            data_size=self.svi.data_size,
-        )
-        require(findings)
+            self.features = discrete_features(pair.draw(args, {}))
 
     def _in_units(self, row: Row) -> Row:
         r"""Densities in the data's own units; bits per dimension, where they are defined."""

@@ -1,8 +1,9 @@
 r"""One torch optimiser for all parameters, from whatever the user gave."""
 
-__all__ = ["OptimizerLike", "make_optimizer"]
+__all__ = ["OptimizerLike", "follow", "make_optimizer"]
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from pyro.optim import PyroOptim
@@ -26,7 +27,8 @@ def make_optimizer(optim: OptimizerLike, named: Named) -> Optimizer:
         named: The pairs.
 
     Raises:
-        TypeError: If ``optim`` is none of these, or does not return an optimiser.
+        TypeError: If ``optim`` is none of these, does not return an optimiser, or returns one
+            whose step needs a closure.
     """
     optimizer: Any = None
     if isinstance(optim, PyroOptim):
@@ -39,8 +41,49 @@ def make_optimizer(optim: OptimizerLike, named: Named) -> Optimizer:
             "callable from (name, parameter) pairs to an optimiser, or a pyro.optim object, got "
             f"{type(optim).__name__}, which gave {type(optimizer).__name__}"
         )
+    if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise TypeError(
+            f"expected an optimiser that steps from gradients, got {type(optimizer).__name__}, "
+            "which needs a closure to evaluate the loss again: use a first-order one, such as "
+            "torch.optim.Adam"
+        )
     _fuse(optimizer)
     return optimizer
+
+
+def follow(
+    optimizer: Optimizer,
+    optim: OptimizerLike,
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+) -> None:
+    r"""Has an optimiser train other parameters than before, by name.
+
+    One in the place of another takes its options but not its state, one that is gone is left
+    out, a new one joins with the options that ``optim`` gives it.
+
+    Arguments:
+        optimizer: What :func:`make_optimizer` made of ``optim``.
+        optim: The user's description of it.
+        before: Its parameters.
+        after: Those it shall have.
+    """
+    heirs = {id(p): after.get(name) for name, p in before.items()}
+    for group in optimizer.param_groups:
+        params = [heirs.get(id(p), p) for p in group["params"]]
+        kept = [i for i, p in enumerate(params) if p is not None]
+        group["params"] = [params[i] for i in kept]
+        if "param_names" in group:
+            group["param_names"] = [group["param_names"][i] for i in kept]
+    now = {id(p) for p in after.values()}
+    for parameter in before.values():
+        if id(parameter) not in now:
+            optimizer.state.pop(parameter, None)
+    if joined := [(name, p) for name, p in after.items() if name not in before]:
+        for group in make_optimizer(optim, joined).param_groups:
+            optimizer.add_param_group(group)
+    if isinstance(optim, PyroOptim):
+        _add_clips(optimizer, optim, [(n, p) for n, p in after.items() if id(p) not in heirs])
 
 
 def _fuse(optimizer: Optimizer) -> None:
@@ -49,7 +92,8 @@ def _fuse(optimizer: Optimizer) -> None:
         free = group.get("fused") is None and group.get("foreach") is None
         devices = {p.device.type for p in group["params"]}
         if type(optimizer) in (Adam, AdamW, SGD) and free and devices <= {"cpu", "cuda"}:
-            group["fused"] = not group.get("differentiable", False)
+            # fused, momentum of some parameters only (others joined or thawed later) is an error
+            group["fused"] = not group.get("differentiable", False) and not group.get("momentum")
 
 
 def _unwrapped(optim: PyroOptim, named: Named) -> Optimizer:
@@ -63,9 +107,7 @@ def _unwrapped(optim: PyroOptim, named: Named) -> Optimizer:
         groups = [{"params": [p], **o} for (_, p), o in zip(named, options, strict=True)]
         # the first's options are the defaults too: an option may have none
         optimizer = construct(groups, **options[0])
-    if optim.pt_clip_args:
-        clips = [(p, _options(optim.pt_clip_args, name, split=True)) for name, p in named]
-        optimizer.register_step_pre_hook(lambda *_: _clip(clips))
+    _add_clips(optimizer, optim, named)
     if isinstance(optim, PyroLRScheduler):
         # Pyro's users call optim.step() after an epoch: it steps what it finds here
         optim.optim_objs[named[0][1]] = optim.pt_scheduler_constructor(optimizer, **optim.kwargs)
@@ -79,6 +121,12 @@ def _options(options: Any, name: str, split: bool) -> dict[str, Any]:
     bare = name.partition(".")[2]
     module, _, parameter = bare.partition(".")
     return dict(options(module, parameter or bare) if split else options(bare))
+
+
+def _add_clips(optimizer: Optimizer, optim: PyroOptim, named: Named) -> None:
+    if optim.pt_clip_args:
+        clips = [(p, _options(optim.pt_clip_args, name, split=True)) for name, p in named]
+        optimizer.register_step_pre_hook(lambda *_: _clip(clips))
 
 
 def _clip(clips: Sequence[tuple[Tensor, dict[str, Any]]]) -> None:

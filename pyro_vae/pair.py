@@ -3,8 +3,10 @@ r"""A model with its guide: their structure and their parameters, found once per
 __all__ = ["Pair", "Plan"]
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -62,6 +64,7 @@ class Pair:
         self.parameters: dict[str, Tensor] = {}
         self._plans: dict[Any, Plan] = {}
         self._modules: list[nn.Module] = []
+        self._parts: list[Any] = []  # kept alive, so that no id comes twice
         self._leaves: dict[int, Tensor] = {}
 
     def draw(
@@ -78,8 +81,11 @@ class Pair:
     def plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         r"""The plan for a batch; the programs are inspected if its structure is new.
 
-        Batches may differ in sizes. What is new are other arguments, modes, frozen parameters.
+        Batches may differ in sizes. What is new are other arguments, modes, frozen parameters,
+        and modules or parameters that took the place of others.
         """
+        if list(map(id, self._present())) != list(map(id, self._parts)):
+            self._forget()
         plan = self._plans.get(self._structure(args, kwargs))
         if plan is None:
             plan = self._inspect(args, kwargs)
@@ -90,11 +96,31 @@ class Pair:
         r"""Every tensor that must be kept to have the pair again, by prefixed name, once."""
         found: dict[int, tuple[str, Tensor]] = {}
         for prefix, program in (("model.", self.model), ("guide.", self.guide)):
-            named = self.parameters.items()
-            mine = {n.removeprefix(prefix): t for n, t in named if n.startswith(prefix)}
-            for name, tensor in state(program, mine).items():
+            for name, tensor in state(program, self._named(prefix)).items():
                 found.setdefault(id(tensor), (prefix + name, tensor))
         return dict(found.values())
+
+    def _present(self) -> list[Any]:
+        r"""The modules' children and parameters, and those of Pyro's store."""
+        found = [table.values() for m in self._modules for table in (m._parameters, m._modules)]
+        return [*chain(*found), *(p for _, p in pyro.get_param_store().named_parameters())]
+
+    def _find_parts(self) -> None:
+        tops = [m for program in (self.model, self.guide) for m in modules(program).values()]
+        self._modules = [module for top in tops for module in top.modules()]
+        self._parts = self._present()
+
+    def _forget(self) -> None:
+        before = self._parts
+        self._find_parts()
+        gone = set(map(id, before)) - set(map(id, self._parts))
+        self.parameters = {n: t for n, t in self.parameters.items() if id(t) not in gone}
+        self._plans.clear()
+        self._leaves.clear()
+
+    def _named(self, prefix: str) -> dict[str, Tensor]:
+        named = self.parameters.items()
+        return {n.removeprefix(prefix): t for n, t in named if n.startswith(prefix)}
 
     def _structure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         leaves, spec = tree_flatten((args, kwargs))
@@ -109,16 +135,15 @@ class Pair:
             drawn = poutine.trace(self.guide).get_trace(*args, **kwargs)
             used = free_tensors(poutine.replay(self.model, trace=drawn), *args, **kwargs)
             used_by_guide = free_tensors(self.guide, *args, **kwargs)
-        model = named_parameters(self.model, used)
-        guide = named_parameters(self.guide, used_by_guide)
+        model = named_parameters(self.model, used, self._named("model."))
+        guide = named_parameters(self.guide, used_by_guide, self._named("guide."))
         both = {id(t) for t in model.values()} & {id(t) for t in guide.values()}
         guide = {name: tensor for name, tensor in guide.items() if id(tensor) not in both}
         self._register("model.", model)
         self._register("guide.", guide)
         leaves = [t for t in (*used, *used_by_guide) if t.is_leaf and t.is_floating_point()]
         self._leaves.update((id(t), t) for t in leaves)
-        tops = [m for program in (self.model, self.guide) for m in modules(program).values()]
-        self._modules = [module for top in tops for module in top.modules()]
+        self._find_parts()
         shared = tuple(name for name, tensor in model.items() if id(tensor) in both)
         return Plan(layout, tuple(model.values()), tuple(guide.values()), shared)
 

@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -90,8 +91,9 @@ class _Isolated:
         A parameter of another module may bear the same name, and Pyro would read that one.
         """
         own = _states.setdefault(self.__self__, {"params": {}, "constraints": {}})
-        for name, tensor in _pyro_params(self.__self__):  # one may have been replaced
-            if own["params"].get(name, tensor) is not tensor:
+        now = {_bare(name): p for name, p in self.__self__.named_parameters()}
+        for name, tensor in list(own["params"].items()):  # one may have been replaced
+            if now.get(name.replace("$$$", "."), tensor) is not tensor:
                 del own["params"][name], own["constraints"][name]
         free = {n: p for n, p in outer["params"].items() if not isinstance(p, nn.Parameter)}
         return {
@@ -113,12 +115,6 @@ class _Isolated:
             target["constraints"][name] = after["constraints"][name]
         if free["params"]:
             pyro.get_param_store().set_state(free)
-
-
-def _pyro_params(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in module.named_parameters():
-        if name.endswith("_unconstrained"):
-            yield _bare(name), tensor
 
 
 def isolated(program: Program) -> Program:
@@ -206,19 +202,25 @@ def free_tensors(program: Program, *args: Any, **kwargs: Any) -> list[Tensor]:
     return [tensor for tensor in record.free.values() if id(tensor) not in batch]
 
 
-def named_parameters(program: Program, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+def named_parameters(
+    program: Program, tensors: Iterable[Tensor], before: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     r"""Those of the tensors that can be trained, by the name that a user would know.
 
     A parameter of a module is named as by ``named_parameters``, one of Pyro's store as there
-    (``encoder$$$weight`` is ``encoder.weight``), any other ``tensor0``, ``tensor1``, ….
+    (``encoder$$$weight`` is ``encoder.weight``), any other ``tensor0``, ``tensor1``, …, after
+    those that were named before.
     """
+    known = {id(p): name for name, p in before.items()}
     stored = pyro.get_param_store().named_parameters()
-    known = {id(p): name.replace("$$$", ".") for name, p in stored}
+    known |= {id(p): name.replace("$$$", ".") for name, p in stored}
     if (module := owner(program)) is not None:
         known |= {id(p): _bare(name) for name, p in module.named_parameters()}
     trained = [t for t in tensors if t.requires_grad and t.is_leaf]
     unknown = [id(t) for t in trained if id(t) not in known]
-    known |= {key: f"tensor{i}" for i, key in enumerate(unknown)}
+    taken = {*known.values(), *before}
+    free = (name for i in count() if (name := f"tensor{i}") not in taken)
+    known |= dict(zip(unknown, free, strict=False))
     return {known[id(t)]: t for t in trained}
 
 

@@ -16,7 +16,7 @@ from pyro_vae.nonfinite import first_nonfinite
 from pyro_vae.objectives import ELBO, Bound, Objective
 from pyro_vae.objectives.elbo import kl_terms
 from pyro_vae.objectives.pyro_elbo import PyroLoss
-from pyro_vae.optimizers import OptimizerLike, make_optimizer
+from pyro_vae.optimizers import OptimizerLike, follow, make_optimizer
 from pyro_vae.pair import Pair, Plan
 from pyro_vae.programs import Program
 
@@ -81,6 +81,7 @@ class SVI:
         self.loss: Objective | pyro.infer.ELBO = ELBO() if loss is None else loss
         self.data_size, self.reduction = data_size, reduction
         self.optimizer: Optimizer | None = None
+        self._held: dict[str, Tensor] = {}
         self._saved: Mapping[str, Any] | None = None
         self._restored: set[str] = set()
         self._resumed: set[str] = set()
@@ -90,8 +91,9 @@ class SVI:
 
         Raises:
             ValueError: If the programs do not fit each other or the objective, if the first step
-                has no gradient for any parameter, or, on the CPU, if the loss is not finite;
-                nothing was trained then.
+                has no gradient for any parameter, if the batch is larger than the data, or, on
+                the CPU, if the loss is not finite; nothing was trained then.
+            TypeError: If the optimiser needs a closure, or is none.
         """
         return self.step_with_metrics(*args, **kwargs)[0]
 
@@ -134,6 +136,7 @@ class SVI:
         if isinstance(self.loss, pyro.infer.ELBO):
             return self._pyro_gradients(plan, args, kwargs)
         draw = self._draw(plan, args, kwargs)
+        _check_size(draw.batch_size, draw.data_size)
         bound = self.loss(draw)
         factor = self._factor(draw.data_size)
         gradients = _differentiate(bound, plan, tuple(self._own().values()), factor)
@@ -160,7 +163,7 @@ class SVI:
         tensors = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
         if self.optimizer is None:
             return {"tensors": tensors, "state": {}, "groups": []}
-        packed, names = self.optimizer.state_dict(), self._names()
+        packed, names = self._optimizer().state_dict(), self._names()
         return {
             "tensors": tensors,
             "state": {names[i]: deepcopy(value) for i, value in packed["state"].items()},
@@ -209,11 +212,12 @@ class SVI:
         optimizer = self._optimizer()
         packed, names = optimizer.state_dict(), self._names()
         groups = {n: group for group in saved["groups"] for n in group["params"] if n in new}
+        first = [next((names[i] for i in g["params"]), "") for g in packed["param_groups"]]
         state = {i: saved["state"][n] for i, n in names.items() if n in saved["state"] and n in new}
         packed["state"] |= state
         packed["param_groups"] = [
-            {**group, **groups.get(names[group["params"][0]], {}), "params": group["params"]}
-            for group in packed["param_groups"]
+            {**group, **groups.get(name, {}), "params": group["params"]}
+            for name, group in zip(first, packed["param_groups"], strict=True)
         ]
         optimizer.load_state_dict(packed)
 
@@ -237,16 +241,13 @@ class SVI:
         return dict(self.loss.named_parameters()) if isinstance(self.loss, nn.Module) else {}
 
     def _optimizer(self) -> Optimizer:
-        r"""The one optimiser, extended by what an earlier batch did not use."""
+        r"""The one optimiser, with what an earlier batch did not use, without what is gone."""
         parameters = self._parameters()
         if self.optimizer is None:
             self.optimizer = make_optimizer(self.optim, list(parameters.items()))
-            self._held = {id(p) for p in parameters.values()}
-        if len(parameters) > len(self._held):
-            new = [(n, p) for n, p in parameters.items() if id(p) not in self._held]
-            for group in make_optimizer(self.optim, new).param_groups:
-                self.optimizer.add_param_group(group)
-            self._held |= {id(p) for _, p in new}
+        elif list(map(id, parameters.values())) != list(map(id, self._held.values())):
+            follow(self.optimizer, self.optim, self._held, parameters)
+        self._held = parameters
         return self.optimizer
 
     def _draw(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Draw:
@@ -263,7 +264,9 @@ class SVI:
         r"""The loss of a ``pyro.infer.ELBO`` object, the factor put into it, the data's size."""
         assert isinstance(self.loss, pyro.infer.ELBO)
         loss = PyroLoss(self.loss, plan.layout, self.data_size)
-        result, factor, size = loss(method, self.pair.model, self.pair.guide, args, kwargs)
+        result, factor, batch, size = loss(method, self.pair.model, self.pair.guide, args, kwargs)
+        if method != "loss":
+            _check_size(batch, size)
         factor = factor * self._factor(size) / size
         # wake-sleep gives two, the model's first
         value = result[0] if isinstance(result, tuple) else result
@@ -326,6 +329,14 @@ def _metrics(draw: Draw, bound: Bound, objective: Objective) -> dict[str, Tensor
         "kl": total,
         **divergences,
     }
+
+
+def _check_size(batch: int, size: int) -> None:
+    if size < batch:
+        raise ValueError(
+            f"expected data_size to be at least the batch's {batch} data, got {size}: it is the "
+            "number of all data, of which a batch is a part"
+        )
 
 
 def _check_gradients(gradients: Sequence[Tensor | None]) -> None:

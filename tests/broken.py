@@ -4,12 +4,13 @@ A new case is one row.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO
+from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -290,6 +291,22 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
         "x",
         "latents only, got 'x', which the model observes",
     ),
+    "model and guide swapped": (
+        lambda: (Guide(), Model(), batch()),
+        "x",
+        r"latents only, got 'x', which it observes: were model and guide swapped\?.*\(the guide",
+    ),
+    "model twice": (
+        lambda: (VAE((F,), D), VAE((F,), D), (binary(N, F),)),
+        "x",
+        r"which it observes: were model and guide swapped\? the model comes first",
+    ),
+    "guide twice": (
+        lambda: (Guide(), Guide(), batch()),
+        None,
+        r"model to observe the data, got \['z'\] without obs=: were model and guide swapped\?",
+    ),
+    "nothing twice": (lambda: (nothing, nothing, batch()), None, "got no site without obs="),
     "prior without to_event": (
         lambda: (Model(prior=lambda x: dist.Normal(x.new_zeros(D), 1.0)), Guide(), batch()),
         "z",
@@ -499,7 +516,7 @@ REFUSED: dict[str, tuple[Callable[[], Pair], Any, str]] = {
     "no reparametrised site": (
         discrete,
         ELBO(),
-        "^error: expected reparametrised guide sites",
+        "^expected reparametrised guide sites",
     ),
     "no closed form": (ZOO["auto_delta"], ELBO(kl="analytic"), "expected a closed form of KL"),
     "particles for all data": (
@@ -508,6 +525,29 @@ REFUSED: dict[str, tuple[Callable[[], Pair], Any, str]] = {
         "batch of 7 of 21",
     ),
     "nothing summed out": (ZOO["mixture"], Trace_ELBO(), r"sums out \['c'\], got Trace_ELBO"),
+    "name": (
+        ZOO["vae"],
+        "ELBO",
+        r"such as pyro_vae.objectives.ELBO\(\), .* Trace_ELBO\(\), got 'E",
+    ),
+    "class": (ZOO["vae"], ELBO, "got the class ELBO: make an instance of it$"),
+    "class of Pyro's": (ZOO["vae"], Trace_ELBO, "got the class Trace_ELBO: make an instance"),
+    "function": (ZOO["vae"], nothing, "has particles and is called with a draw, .* got a function"),
+    "particles that cannot be called": (
+        ZOO["vae"],
+        SimpleNamespace(particles=1),
+        "got a SimpleNam",
+    ),
+    "TorchScript": (
+        ZOO["vae"],
+        JitTrace_ELBO(),
+        r"got JitTrace_ELBO, .*: use Trace_ELBO\(\) or py",
+    ),
+    "gradients only": (
+        ZOO["vae"],
+        TraceTailAdaptive_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
+        r"Loss method for TraceTailAdaptive_ELBO not implemented \(the objective\)$",
+    ),
     "undefined value": (ZOO["vae"], Undefined(), "expected a finite objective, got nan"),
     "networks of rows": (flattening, ELBO(particles=3), r"one particle works, but with 3 .*\(K, N"),
     "networks of rows, Pyro's particles": (

@@ -1,6 +1,5 @@
 r"""The command line: what it leaves behind, that its config repeats it, and its errors."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from pyro_vae.cli import main
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "passive"))
 
 
 SHORT = ["fit", "--epochs", "2", "--particles", "30"]

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal
@@ -198,6 +199,52 @@ def test_positive_sites_have_no_closed_form_with_a_delta() -> None:
     assert not draw.kl
     expected = 2 * dist.Normal(torch.zeros(D), 1.0).log_prob(torch.ones(D)).sum() - 0.3
     torch.testing.assert_close(ELBO()(draw).value, expected.expand(N))
+
+
+def test_a_delta_inside_an_event_has_no_closed_form() -> None:
+    r"""Pyro has one, which drops the density of 0.3 in each dimension."""
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            density = torch.full((x.shape[0], D), 0.3)
+            pyro.sample("z", dist.Delta(x, log_density=density).to_event(1))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+
+    x = torch.randn(N, D)
+    draw = Pair(model, guide).draw((x,), {})
+    assert not draw.kl
+    expected = dist.Normal(0.0, 1.0).log_prob(x).sum(1) - 0.3 * D
+    torch.testing.assert_close(ELBO()(draw).value, expected)
+
+
+def test_a_scale_that_changes_in_one_program_ends_the_closed_form() -> None:
+    r"""Between steps the guide's scale goes from that of the model, 1, to 3."""
+    weight = {"model": 1.0, "guide": 1.0}
+
+    def latent(x: Tensor, program: str, loc: float) -> Tensor:
+        with poutine.scale(scale=weight[program]):
+            return pyro.sample("z", dist.Normal(x.new_full(x.shape, loc), 1.0))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("x", dist.Normal(latent(x, "model", 0.0), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            latent(x, "guide", 0.5)
+
+    pair, x = Pair(model, guide), torch.randn(N)
+    torch.testing.assert_close(pair.draw((x,), {}).kl["z"], torch.full((1, N), 0.125))
+
+    weight["guide"] = 3.0
+    draw = pair.draw((x,), {})
+    z = draw.values["z"]
+    expected = dist.Normal(z, 1.0).log_prob(x) + dist.Normal(0.0, 1.0).log_prob(z)
+    expected = expected - 3 * dist.Normal(0.5, 1.0).log_prob(z)
+    torch.testing.assert_close(ELBO()(draw).value, expected)
 
 
 def test_a_whole_beta_may_become_a_fraction() -> None:

@@ -419,6 +419,8 @@ mean_field = ZOO["global_latent"]()[1]
             {"inputs": ("x", "y")},
             r"inputs of one length.*'x': 2, 'y': 3",
         ),
+        (normal, nothing, torch.ones(3), {"device": "cuda:99"}, r"^expected a device that is here"),
+        (normal, nothing, torch.ones(()), {}, r"at least one row"),
         (global_mean, mean_field, torch.ones(3), {}, r"local latents only .*\['mu'\]"),
         (scaled, nothing, torch.ones(3), {}, r"no poutine.scale .*got 0.5 at site 'x'"),
         (infinite, nothing, torch.ones(3), {}, r"finite log-densities.*model's site 'broken'"),
@@ -430,9 +432,36 @@ def test_errors(model: Any, guide: Any, data: Any, arguments: dict[str, Any], ma
         evaluate(model, guide, data, **{"particles": 2, **arguments})
 
 
-def test_other_data_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"tensor, a mapping of fields or a Data, got str"):
-        evaluate(normal, nothing, "digits")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "data, arguments, match",
+    [
+        ("digits", {}, r"tensor, an array, a mapping of them or a Data, got x of type str: load"),
+        ({"x": [1.0]}, {}, r"got x of type list"),
+        (torch.ones(3), {"inputs": "x"}, r"inputs to be names in a tuple, got a str: \('x',\)"),
+        (torch.ones(3), {"particles": 2.5}, r"particles to be an integer, got 2.5"),
+        (torch.ones(3), {"batch_size": 2.5}, r"batch_size to be an integer, got 2.5"),
+        (torch.ones(3), {"data_size": 3.0}, r"data_size to be an integer, got 3.0"),
+    ],
+)
+def test_type_errors(data: Any, arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        evaluate(normal, nothing, data, **arguments)
+
+
+def test_rows_are_read_as_they_come_and_become_what_the_parameters_are(ppca: Exact) -> None:
+    model, guide, x, evidence = ppca
+    for data in (x.numpy(), {"x": x.numpy()}, x.float()):
+        found = evaluate(model, guide, data, particles=2)["elbo"]
+        torch.testing.assert_close(found.per_datum, evidence, rtol=0, atol=1e-5)
+    found = evaluate(model.float(), guide.float(), x, particles=2)["elbo"]
+    torch.testing.assert_close(found.per_datum, evidence, rtol=0, atol=1e-4)
+
+
+def test_shapes_of_tails_take_21_particles(ppca: Exact) -> None:
+    model, guide, x, _ = ppca
+    few, enough = (evaluate(model, guide, x, ("nll",), count)["khat"] for count in (20, 21))
+    assert math.isnan(few.value)
+    assert enough.value == 0
 
 
 def test_scale_and_global_latents_are_fine_for_the_bound() -> None:

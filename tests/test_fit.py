@@ -72,10 +72,13 @@ def test_the_guide_of_probabilistic_pca_becomes_the_posterior() -> None:
             return model(x)
 
     # sampled: at the posterior its noise vanishes
-    objective, adam = ELBO("sampled"), partial(torch.optim.Adam, lr=0.02)
-    run = quiet(Frozen(), guide, x, objective=objective, epochs=150, batch_size=50, optimizer=adam)
-    assert run.history[0]["elbo"] < evidence - 0.5
-    assert run.history[-1]["elbo"] == pytest.approx(evidence.item(), abs=0.02)
+    options = {"objective": ELBO("sampled"), "batch_size": 50}
+    first, last = (
+        quiet(Frozen(), guide, x, epochs=n, optimizer=partial(torch.optim.Adam, lr=rate), **options)
+        for n, rate in ((150, 0.02), (50, 0.002))
+    )
+    assert first.history[0]["elbo"] < evidence - 0.5
+    assert last.history[-1]["elbo"] == pytest.approx(evidence.item(), abs=0.02)
     found = pyro_vae.evaluate(model, guide, x, particles=100)
     assert float(-found["nll"]) == pytest.approx(evidence.item(), abs=0.005)
 
@@ -312,6 +315,18 @@ def test_the_checker_runs_first() -> None:
     model, _, x = small()
     with pytest.raises(ValueError, match="expected the guide to draw 'z'"):
         quiet(model, nothing, x, epochs=1)
+
+
+def test_rows_outside_the_support_are_found_before_training() -> None:
+    model, guide, _ = small()
+    x = (torch.rand(300, F) < 0.4).to(torch.get_default_dtype())
+    x[250, 1] = 3.0  # not in the first batch
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(
+        ValueError, match=r"'x'.* from 0 to 3, first in row 250; .*Binomial\(total_count=3\)"
+    ):
+        quiet(model, guide, x, batch_size=20, epochs=1)
+    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
 def test_devices() -> None:

@@ -1,6 +1,5 @@
 r"""Steps: optimisers, what is trained and seen outside, Pyro's own objects, saved states."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from pyro.infer import (
 from pyro.infer.autoguide import AutoNormalMessenger
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from zoo import ZOO, mlp
+from zoo import ZOO
 
 from pyro_vae import SVI
 from pyro_vae.draws import Draw
@@ -173,6 +172,12 @@ def test_what_is_no_optimizer(optim: Any) -> None:
         SVI(model, guide, optim).step(x)
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
+    model, guide, x = pair()
+    with pytest.raises(TypeError, match=r"LBFGS, which needs a closure .* first-order"):
+        SVI(model, guide, torch.optim.LBFGS).step(x)
+
+
 def test_reduction_and_size_scale_the_loss() -> None:
     model, guide, x = pair()
     losses = {}
@@ -211,6 +216,69 @@ def test_renyi_refuses_global_latents_of_a_minibatch() -> None:
     model, guide, (x,) = ZOO["global_latent"]()
     with pytest.raises(ValueError, match=r"global latents \['mu'\] and a batch of 7 of 100"):
         SVI(model, guide, adam, RenyiELBO(num_particles=2), data_size=100).step(x)
+
+
+@pytest.mark.parametrize("name", ["Trace_ELBO", "RenyiELBO"])
+@pytest.mark.parametrize("first", [4, 20])
+def test_pyros_objects_see_at_each_batch_whether_it_is_a_part(name: str, first: int) -> None:
+    r"""The data plate of 20 says what data_size says: a batch of 4 counts five times."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 20, subsample=torch.arange(x.shape[0]), dim=-1):
+            pyro.sample("x", dist.Normal(x.new_zeros(()), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None: ...
+
+    x = torch.randn(20)
+    svi = SVI(model, guide, adam, LOSSES[name](), data_size=20)
+    svi.evaluate_loss(x[:first])
+    expected = -5 * dist.Normal(0.0, 1.0).log_prob(x[:4]).sum().item()
+    assert svi.evaluate_loss(x[:4]).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), Trace_ELBO(), RenyiELBO(num_particles=2)])
+def test_a_batch_larger_than_the_data_is_refused(objective: Any) -> None:
+    model, guide, x = pair()
+    with pytest.raises(ValueError, match=r"at least the batch's 7 data, got 3"):
+        SVI(model, guide, adam, objective, data_size=3).step(x)
+    SVI(model, guide, adam, objective, data_size=3).evaluate_loss(x)  # of other data, it may be
+
+
+def test_ends_that_differ_need_parameters_of_their_own() -> None:
+    shared = nn.Parameter(torch.tensor(0.5))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", dist.Normal(shared, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(x + shared, 1.0))
+
+    class TwoEnds:
+        particles = 1
+
+        def __call__(self, draw: Draw) -> Bound:
+            value = draw.log_weights.mean(0)
+            return Bound(value, value.mean(), 2 * value.mean())
+
+    x = torch.randn(N)
+    with pytest.raises(ValueError, match=r"no parameter in both programs, got \['tensor0'\]"):
+        SVI(model, guide, adam, TwoEnds()).step(x)
+    SVI(model, guide, adam).step(x)
+    assert shared.grad.isfinite()
+    # each end reaches the parameters of its program: the guide's gradient counts twice
+    model, guide, x = pair()
+    gradients = []
+    for objective in (ELBO("sampled"), TwoEnds()):
+        svi = SVI(model, guide, adam, objective)
+        plan = svi.pair.plan((x,), {})
+        pyro.set_rng_seed(0)
+        gradients.append(svi.gradients(plan, (x,), {})[1])
+    half = len(plan.model)
+    for i, (one, two) in enumerate(zip(*gradients, strict=True)):
+        torch.testing.assert_close(two, one if i < half else 2 * one)
 
 
 def test_objects_that_do_not_enumerate_are_refused() -> None:
@@ -321,49 +389,6 @@ def test_what_a_later_batch_uses_joins_the_optimizer() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vae", "plain_functions", "auto_normal", "batch_norm_and_dropout"]
-)
-def test_a_saved_state_goes_on_as_if_nothing_happened(name: str) -> None:
-    def run(steps: int, saved: dict[str, Any] | None) -> SVI:
-        pyro.clear_param_store()
-        pyro.set_rng_seed(0 if saved is None else 5)  # another initialisation
-        model, guide, batch = ZOO[name]()
-        pyro.set_rng_seed(0)
-        batch = ZOO[name]()[2]
-        svi = SVI(model, guide, adam)
-        if saved is not None:
-            svi.load_state_dict(saved)
-        for step in range(steps, steps + 3):
-            pyro.set_rng_seed(step)
-            svi.step(*batch)
-        return svi
-
-    saved = copy.deepcopy(run(0, None).state_dict())
-    whole = run(0, None)
-    pyro.set_rng_seed(0)
-    batch = ZOO[name]()[2]
-    for step in range(3, 6):
-        pyro.set_rng_seed(step)
-        whole.step(*batch)
-    expected = {n: t.detach().clone() for n, t in whole.tensors().items()}
-
-    found = run(3, saved).tensors()
-    assert found.keys() == expected.keys()
-    for key, tensor in expected.items():
-        assert torch.equal(found[key], tensor), key
-
-
-def test_a_state_of_another_model_is_refused() -> None:
-    model, guide, x = pair()
-    svi = SVI(model, guide, adam)
-    svi.step(x)
-    other = SVI(VAE((F,), D, decoder=mlp(D, F, (3,))), guide, adam)
-    other.load_state_dict(svi.state_dict())
-    with pytest.raises(ValueError, match=r"model.decoder.0.weight': \(3, 2\)"):
-        other.step(x)
-
-
-@pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"reduction": "none"}, "'sum' or 'mean', got 'none'"),
@@ -418,28 +443,3 @@ def test_an_objective_may_share_its_surrogate_with_the_programs() -> None:
     loss = SVI(model, guide, sgd, objective, reduction="mean").step(x)
     # the loss is -w times a mean that is the loss at w = 1
     assert objective.weight.item() == pytest.approx(1 - 0.1 * loss.item())
-
-
-def test_a_saved_state_waits_for_what_a_later_batch_uses() -> None:
-    def model(x: Tensor, late: bool = False) -> None:
-        loc = pyro.param("late" if late else "early", lambda: torch.tensor(0.0))
-        with pyro.plate("data", x.shape[0], dim=-1):
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
-
-    def guide(x: Tensor, late: bool = False) -> None: ...
-
-    def run(svi: SVI, steps: range) -> None:
-        for step in steps:
-            svi.step(torch.ones(N), late=bool(step % 2))
-
-    svi = SVI(model, guide, adam)
-    run(svi, range(4))
-    saved = svi.state_dict()
-    run(svi, range(4, 8))  # which leaves the saved state as it is
-    expected = {name: pyro.param(name).item() for name in ("early", "late")}
-
-    pyro.clear_param_store()
-    resumed = SVI(model, guide, adam)
-    resumed.load_state_dict(saved)
-    run(resumed, range(4, 8))
-    assert {name: pyro.param(name).item() for name in expected} == expected

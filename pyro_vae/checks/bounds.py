@@ -1,6 +1,6 @@
 r"""What an objective refuses, and what sums and particles ask of programs."""
 
-__all__ = ["check_objective"]
+__all__ = ["check_kind", "check_objective"]
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +20,30 @@ _LEFT = (
 )
 _SUMMED = "; where sites are summed out, " + _LEFT.format("dimensions")
 _PARTICLES = "; one particle works, but with {} " + _LEFT.format("a dimension") + "; or use one"
+
+
+def check_kind(objective: Any) -> Iterator[Finding]:
+    r"""Finds what is no objective, or one that no program of ours can run under."""
+    name = type(objective).__name__
+    if isinstance(objective, pyro.infer.ELBO):
+        if name.startswith("Jit"):
+            message = (
+                f"expected an objective that runs the programs as they are, got {name}, which "
+                f"compiles them by TorchScript: use {name.removeprefix('Jit')}() or "
+                "pyro_vae.objectives.ELBO()"
+            )
+            yield Finding(None, "error", message)
+        return
+    named = isinstance(objective, type)
+    if objective is None or (callable(objective) and hasattr(objective, "particles") and not named):
+        return
+    got = f"a {name}" if not isinstance(objective, str) else repr(objective)
+    got = f"the class {objective.__name__}" if named else got
+    message = (
+        "expected an object such as pyro_vae.objectives.ELBO(), which has particles and is called "
+        f"with a draw, or a pyro.infer ELBO object such as Trace_ELBO(), got {got}"
+    )
+    yield Finding(None, "error", f"{message}: make an instance of it" if named else message)
 
 
 def check_objective(
@@ -88,6 +112,8 @@ def _check_pyro(
         svi.evaluate_loss(*args, **kwargs)
     except Exception as error:
         many = objective.num_particles > 1 and objective.vectorize_particles
+        # what the objective lacks is none of the programs' business
+        many = many and not isinstance(error, NotImplementedError)
         advice = _PARTICLES.format(objective.num_particles) if many else ""
         yield _finding(error, "objective", advice)
 

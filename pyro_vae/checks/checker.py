@@ -2,20 +2,19 @@ r"""The check of a model and a guide on a batch."""
 
 __all__ = ["check"]
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-import pyro
 import pyro.infer
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.checks.bounds import check_objective
+from pyro_vae.checks.bounds import check_kind, check_objective
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.names import check_names
+from pyro_vae.checks.roles import check_roles
 from pyro_vae.checks.shapes import (
     check_events,
     check_latents,
@@ -23,11 +22,11 @@ from pyro_vae.checks.shapes import (
     check_plates,
     explain_shape,
 )
-from pyro_vae.checks.trial import Trial, explain, failure, run
+from pyro_vae.checks.trial import Trial, explain, failure, run, undisturbed
 from pyro_vae.checks.values import check_batch, check_densities, check_parameters, check_support
 from pyro_vae.objectives import Objective
 from pyro_vae.pair import Pair
-from pyro_vae.programs import Program, unchanged
+from pyro_vae.programs import Program
 
 
 def check(
@@ -70,7 +69,7 @@ def check(
         ('z', 'error')
     """
     findings: list[Finding] = []
-    with _undisturbed(model, guide, objective):
+    with undisturbed(model, guide, objective):
         for found in _stages(model, guide, batch, kwargs, objective, data_plate, data_size):
             findings += found
             if any(finding.severity == "error" for finding in found):
@@ -88,16 +87,17 @@ def _stages(
     data_size: int | None,
 ) -> Iterator[list[Finding]]:
     r"""Findings by stage; a stage is sound only if the ones before it found no error."""
+    yield list(check_kind(objective))
     q = run("guide", guide, args, kwargs)
     p = run("model", model, args, kwargs, None if q.error else q.trace)
-    failed = _failures(p, q, args, kwargs)
+    yield list(check_roles(p, q, args, kwargs))
+    causes = list(check_parameters(model, guide))
     yield [
-        *check_parameters(model, guide),
+        *causes,
         *(() if q.error else check_names(p, q)),
-        *(_shapes(p, q) or failed),
+        *(_shapes(p, q) or _failures(p, q, args, kwargs, bool(causes))),
     ]
-    yield list(check_support(p))
-    yield list(islice(chain(check_densities(q), check_densities(p)), 1))
+    yield _values(p, q)
     pair = Pair(model, guide, data_plate)
     yield list(check_objective(pair, args, kwargs, objective, data_size))
 
@@ -109,28 +109,36 @@ def _shapes(p: Trial, q: Trial) -> list[Finding]:
     return found or [*check_events(q), *check_events(p), *check_observed(p), *check_latents(p, q)]
 
 
-def _failures(p: Trial, q: Trial, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Finding]:
-    r"""What stopped the programs, after what may have caused it."""
+def _values(p: Trial, q: Trial) -> list[Finding]:
+    r"""Values without a density: where a site has a cause and a consequence, the cause."""
+    found = {finding.site: finding for finding in check_support(p)}
+    if not any(finding.severity == "error" for finding in found.values()):
+        for finding in islice(chain(check_densities(q), check_densities(p)), 1):
+            cause = found.get(finding.site, finding)
+            found[finding.site] = replace(cause, severity="error")
+    return list(found.values())
+
+
+def _failures(
+    p: Trial, q: Trial, args: tuple[Any, ...], kwargs: dict[str, Any], explained: bool
+) -> list[Finding]:
+    r"""What stopped the programs, after what may have caused it.
+
+    That a distribution refuses parameters that are not finite is left out where what they come
+    from is found, or ``explained`` already.
+    """
+    if p.error is None and q.error is None:
+        return []
+    causes = [*check_batch(args, kwargs), *islice(check_densities(q), 1)]
     rows = {leaf.shape[0] for leaf in tree_leaves((args, kwargs)) if _has_rows(leaf)}
     found: dict[str, Finding] = {}  # by line: an autoguide stops where the model does
     for trial in (q, p):
-        if trial.error is not None:
+        refused = trial.error is not None and "found invalid values" in str(trial.error)
+        if trial.error is not None and not (refused and (causes or explained)):
             line = failure(trial.error)[1] or trial.role
             found[line] = explain_shape(trial, rows) or explain(trial.error, trial.role)
-    causes = (*check_batch(args, kwargs), *islice(check_densities(q), 1)) if found else ()
     return [*causes, *found.values()]
 
 
 def _has_rows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0
-
-
-@contextmanager
-def _undisturbed(*programs: Any) -> Iterator[None]:
-    r"""Leaves no trace of what runs inside, and lets no warning out: what matters is found."""
-    store = pyro.get_param_store()
-    kept = unchanged(*(program for program in programs if program is not None))
-    with warnings.catch_warnings(), pyro.validation_enabled(True), kept:
-        warnings.simplefilter("ignore")
-        with store.scope(store.get_state()):
-            yield

@@ -44,5 +44,10 @@ def require(findings: Iterable[Finding]) -> None:
     Example:
         >>> require([Finding(None, "warning", "expected little, got much")])
     """
-    if errors := [str(finding) for finding in findings if finding.severity == "error"]:
-        raise ValueError("\n".join(errors))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise ValueError("\n".join(f"{_place(error)}{error.message}" for error in errors))
+
+
+def _place(finding: Finding) -> str:
+    return "" if finding.site is None else f"site {finding.site!r}: "

@@ -1,21 +1,23 @@
 r"""Runs of a program that may fail, with the lines of its statements."""
 
-__all__ = ["Trial", "explain", "failure", "run"]
+__all__ = ["Trial", "explain", "failure", "run", "undisturbed"]
 
 import linecache
 import traceback
-from collections.abc import Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import pyro
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 
 from pyro_vae.checks.finding import Finding, Severity
-from pyro_vae.programs import Program, isolated
+from pyro_vae.programs import Program, isolated, unchanged
 
 # whose lines are not the user's; our own models and guides read like theirs
 _LIBRARIES = {"contextlib", "functools", "numpy", "pyro", "pyro_vae", "torch"}
@@ -82,6 +84,17 @@ def explain(error: BaseException, role: str, advice: str = "") -> Finding:
     where = f"the {role}, {_quoted(line)}" if line else f"the {role}"
     site = None if message is None else message["name"]
     return Finding(site, "error", f"expected the {role} to run, got {said}{advice} ({where})")
+
+
+@contextmanager
+def undisturbed(*programs: Any) -> Iterator[None]:
+    r"""Leaves no trace of what runs inside, and lets no warning out: what matters is found."""
+    store = pyro.get_param_store()
+    kept = unchanged(*(program for program in programs if program is not None))
+    with warnings.catch_warnings(), pyro.validation_enabled(True), kept:
+        warnings.simplefilter("ignore")
+        with store.scope(store.get_state()):
+            yield
 
 
 class _Lines(Messenger):

@@ -1,6 +1,6 @@
 r"""Values outside a support, and values and densities that are not finite."""
 
-__all__ = ["check_batch", "check_densities", "check_parameters", "check_support"]
+__all__ = ["check_batch", "check_densities", "check_parameters", "check_support", "outside"]
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,17 +48,25 @@ def check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Findi
 def check_support(trial: Trial) -> Iterator[Finding]:
     r"""Finds values to which their distribution gives no density."""
     for name, site in sample_sites(trial.trace).items():
-        try:
-            likelihoods.check_support(site["fn"], site["value"], name)
-        except ValueError as error:
-            said = str(error).removeprefix(f"{name}: ")
-            if not site["is_observed"]:  # the advice is for data
-                said = (
-                    f"{said.rpartition('; ')[0]} from the guide; choose a guide distribution with "
-                    "this support, such as LogNormal for positive latents or Delta of a transform"
-                )
-            lenient = site["is_observed"] and _is_lenient(site["fn"])
-            yield trial.finding(name, said, "warning" if lenient else "error")
+        if finding := outside(trial, name, site["value"]):
+            yield finding
+
+
+def outside(trial: Trial, name: str, value: Tensor) -> Finding | None:
+    r"""That a site's distribution gives a value no density; ``None`` if it gives one."""
+    site = sample_sites(trial.trace)[name]
+    try:
+        likelihoods.check_support(site["fn"], value, name)
+    except ValueError as error:
+        said = str(error).removeprefix(f"{name}: ")
+        if not site["is_observed"]:  # the advice is for data
+            said = (
+                f"{said.rpartition('; ')[0]} from the guide; choose a guide distribution with "
+                "this support, such as LogNormal for positive latents or Delta of a transform"
+            )
+        lenient = site["is_observed"] and _is_lenient(site["fn"])
+        return trial.finding(name, said, "warning" if lenient else "error")
+    return None
 
 
 def check_densities(trial: Trial) -> Iterator[Finding]:

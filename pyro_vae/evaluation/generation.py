@@ -9,21 +9,24 @@ from pyro import poutine
 from pyro.infer import infer_discrete
 from torch import Tensor
 
+from pyro_vae.data import Data
+from pyro_vae.evaluation.counts import check_counts
+from pyro_vae.evaluation.fields import Batch, Rows, read
 from pyro_vae.evaluation.generator import Generator
 from pyro_vae.evaluation.rows import Centred, check_rows, data_first, join, mean, outputs
-from pyro_vae.evaluation.setting import evaluating
+from pyro_vae.evaluation.setting import evaluating, parameter_dtype
 from pyro_vae.layout import Site, latent_sites
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
 Device = torch.device | str | None
-Batch = tuple[Tensor, ...]
+Fields = tuple[Tensor, ...]
 
 
 def encode(
     model: Program,
     guide: Program,
-    *batch: Tensor,
+    *batch: Data | Rows,
     draws: int | None = None,
     batch_size: int = 256,
     data_plate: str | None = None,
@@ -38,7 +41,9 @@ def encode(
     Arguments:
         model: The generative program.
         guide: The program that draws its latents.
-        batch: What both are called with: data with shapes :math:`(N, *)`.
+        batch: What both are called with: tensors or arrays with shapes :math:`(N, *)`, or a data
+            set, of which it is ``x`` of the test split, drawn as :func:`evaluate` does. What is
+            floating is converted to the type of the parameters.
         draws: The number of draws :math:`S`, in place of the mean.
         batch_size: The number of data that are encoded at once.
         data_plate: The name of the data plate; by default ``data``, else the only plate that
@@ -50,6 +55,10 @@ def encode(
         The latents by site, with shape :math:`(N, *)`, or :math:`(S, N, *)` of draws; those
         outside the data plate have no dimension :math:`N`.
 
+    Raises:
+        TypeError: If the batch is no data.
+        ValueError: If it has no rows, or rows that the programs do not take.
+
     Example:
         >>> from pyro_vae.guides import AmortizedNormal
         >>> from pyro_vae.models import VAE
@@ -57,11 +66,12 @@ def encode(
         >>> encode(model, guide, torch.eye(4))["z"].shape
         torch.Size([4, 2])
     """
-    _check("draws", 1 if draws is None else draws)
-    with evaluating(model, guide, device=device, seed=seed) as place:
+    check_counts(draws=draws, batch_size=batch_size)
+    fields = read(batch, seed, parameter_dtype(model, guide))
+    with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
         parts = []
-        for part in _batches(batch, pair, batch_size, place):
+        for part in _batches(fields, pair, batch_size, place):
             if draws is None:
                 parts.append(_latents(pair, part, _encoded(pair, part)))
             else:
@@ -74,7 +84,7 @@ def encode(
 def reconstruct(
     model: Program,
     guide: Program,
-    *batch: Tensor,
+    *batch: Data | Rows,
     batch_size: int = 256,
     data_plate: str | None = None,
     device: Device = None,
@@ -90,7 +100,9 @@ def reconstruct(
     Arguments:
         model: The generative program.
         guide: The program that draws its latents.
-        batch: What both are called with: data with shapes :math:`(N, *)`.
+        batch: What both are called with: tensors or arrays with shapes :math:`(N, *)`, or a data
+            set, of which it is ``x`` of the test split, drawn as :func:`evaluate` does. What is
+            floating is converted to the type of the parameters.
         batch_size: The number of data at once.
         data_plate: As for :func:`encode`.
         device: Where it is computed, by default where the parameters are.
@@ -99,6 +111,10 @@ def reconstruct(
     Returns:
         The mean of the observed site, with shape :math:`(N, *)`; of several, by site.
 
+    Raises:
+        TypeError: If the batch is no data.
+        ValueError: If it has no rows, or rows that the programs do not take.
+
     Example:
         >>> from pyro_vae.guides import AmortizedNormal
         >>> from pyro_vae.models import VAE
@@ -106,18 +122,18 @@ def reconstruct(
         >>> reconstruct(model, guide, torch.eye(4)).shape
         torch.Size([4, 4])
     """
-    with evaluating(model, guide, device=device, seed=seed) as place:
+    check_counts(batch_size=batch_size)
+    fields = read(batch, seed, parameter_dtype(model, guide))
+    with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
-        parts = []
-        for part in _batches(batch, pair, batch_size, place):
-            parts.append(_reconstructed(pair, part))
+        parts = [_reconstructed(pair, p) for p in _batches(fields, pair, batch_size, place)]
     return _single(join(parts))
 
 
 def decode(
     model: Program,
     guide: Program,
-    latents: Tensor | Mapping[str, Tensor],
+    latents: Rows | Mapping[str, Rows],
     *,
     batch: Batch | None = None,
     batch_size: int = 256,
@@ -137,7 +153,8 @@ def decode(
         latents: The latents by site, as :func:`encode` returns them, with shapes
             :math:`(N, *)`; of a single site, the tensor will do.
         batch: What the model is called with, if it cannot be called as ``model(n=N)``: rows
-            that are repeated up to :math:`N`. What it observes of them is ignored.
+            that are repeated up to :math:`N`. What it observes of them is ignored. They
+            come as a tuple, or alone, and are of the kinds that :func:`encode` takes.
         batch_size: The number of data at once.
         data_plate: As for :func:`encode`.
         device: Where it is computed, by default where the parameters are.
@@ -156,10 +173,12 @@ def decode(
         >>> decode(model, guide, torch.randn(3, 2)).shape
         torch.Size([3, 4])
     """
-    _check("batch_size", batch_size)
-    with evaluating(model, guide, device=device, seed=seed) as place:
-        source = Generator(model, guide, batch, data_plate, place)
-        given, count = source.given(latents)
+    check_counts(batch_size=batch_size)
+    dtype = parameter_dtype(model, guide)
+    fields = None if batch is None else read(batch, seed, dtype)
+    with evaluating(model, guide, rows=fields or (), device=device, seed=seed) as place:
+        source = Generator(model, guide, fields, data_plate, place)
+        given, count = source.given(latents, dtype)
         rows = torch.arange(count, device=place).split(batch_size if source.plate else count)
         parts = [source.run(part, given, means=True) for part in rows]
     return _single(join(parts))
@@ -208,10 +227,10 @@ def sample(
         >>> sample(model, guide, n=3).shape
         torch.Size([3, 4])
     """
-    _check("n", n)
-    _check("batch_size", batch_size)
-    with evaluating(model, guide, device=device, seed=seed) as place:
-        source = Generator(model, guide, batch, data_plate, place)
+    check_counts(n=n, batch_size=batch_size)
+    fields = None if batch is None else read(batch, seed, parameter_dtype(model, guide))
+    with evaluating(model, guide, rows=fields or (), device=device, seed=seed) as place:
+        source = Generator(model, guide, fields, data_plate, place)
         rows = torch.arange(n, device=place).split(batch_size if source.plate else 1)
         parts = []
         for part in rows:
@@ -221,30 +240,27 @@ def sample(
     return _single(join(parts))
 
 
-def _batches(batch: Batch, pair: Pair, batch_size: int, device: torch.device) -> Iterator[Batch]:
+def _batches(batch: Fields, pair: Pair, batch_size: int, device: torch.device) -> Iterator[Fields]:
     r"""Cuts a batch into smaller ones, if there is a data plate to be cut."""
-    _check("batch_size", batch_size)
     parts = tuple(zip(*(field.split(batch_size) for field in batch), strict=True))
-    if not parts:
-        raise ValueError("expected the data that both programs are called with, got none")
     first = tuple(field.to(device) for field in parts[0])
     whole = pair.plan(first, {}).layout.plate is None
     for part in [batch] if whole else parts:
         yield tuple(field.to(device) for field in part)
 
 
-def _drawn(pair: Pair, batch: Batch, guide: Program) -> dict[str, Site]:
+def _drawn(pair: Pair, batch: Fields, guide: Program) -> dict[str, Site]:
     r"""What the guide draws, where it is of the batch's size."""
     trace = poutine.trace(guide).get_trace(*batch)
     check_rows(trace, pair.plan(batch, {}).layout.plate, batch[0].shape[0])
     return latent_sites(trace)
 
 
-def _encoded(pair: Pair, batch: Batch) -> dict[str, Site]:
+def _encoded(pair: Pair, batch: Fields) -> dict[str, Site]:
     return _drawn(pair, batch, Centred()(pair.guide))
 
 
-def _reconstructed(pair: Pair, batch: Batch) -> dict[str, Tensor]:
+def _reconstructed(pair: Pair, batch: Fields) -> dict[str, Tensor]:
     layout = pair.plan(batch, {}).layout
     encoded = {name: site["value"] for name, site in _encoded(pair, batch).items()}
     program = poutine.condition(pair.model, data=encoded)
@@ -258,7 +274,7 @@ def _reconstructed(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def _latents(pair: Pair, batch: Batch, sites: Mapping[str, Site]) -> dict[str, Tensor]:
+def _latents(pair: Pair, batch: Fields, sites: Mapping[str, Site]) -> dict[str, Tensor]:
     r"""Those values that are latents of the model, with the data first."""
     plate = pair.plan(batch, {}).layout.plate
     return {
@@ -270,8 +286,3 @@ def _latents(pair: Pair, batch: Batch, sites: Mapping[str, Site]) -> dict[str, T
 
 def _single(found: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
     return next(iter(found.values())) if len(found) == 1 else found
-
-
-def _check(name: str, count: int) -> None:
-    if count < 1:
-        raise ValueError(f"expected {name} of at least 1, got {count}")

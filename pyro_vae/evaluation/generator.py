@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_vae.evaluation.fields import Rows, column
 from pyro_vae.evaluation.rows import Dreaming, Given, data_first, data_in_place, mean, outputs
 from pyro_vae.layout import latent_sites, plate_dims
 from pyro_vae.pair import Pair
@@ -80,15 +81,18 @@ class Generator:
             for name, site in found.items()
         }
 
-    def given(self, latents: Tensor | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-        r"""Names latents, and counts their rows.
+    def given(
+        self, latents: Rows | Mapping[str, Rows], dtype: torch.dtype | None
+    ) -> tuple[dict[str, Tensor], int]:
+        r"""Names latents, and counts their rows; floating ones become ``dtype``.
 
         Raises:
+            TypeError: If the latents are neither tensors nor arrays.
             ValueError: If names or shapes are not those of the model's latents, or if there are
                 several numbers of rows.
         """
         sites = self.latents
-        if isinstance(latents, Tensor):
+        if not isinstance(latents, Mapping):
             names = [n for n, s in sites.items() if s["infer"].get("enumerate") != "parallel"]
             if len(names) != 1:
                 raise ValueError(
@@ -96,13 +100,19 @@ class Generator:
                     "tensor: give a dictionary"
                 )
             latents = {names[0]: latents}
+        if not latents:
+            raise ValueError(
+                f"expected latents of some of the sites {sorted(sites)}, got none: sample draws "
+                "them all"
+            )
         if unknown := sorted(set(latents) - set(sites)):
             raise ValueError(f"expected latents of the sites {sorted(sites)}, got {unknown}")
+        found = {name: column(value, name, dtype) for name, value in latents.items()}
         counts = set()
-        for name, value in latents.items():
+        for name, value in found.items():
             local = self._is_local(name)
             shape = data_first(sites[name]["value"], sites[name], self.plate).shape[local:]
-            if value.shape[local:] != shape:
+            if value.shape[local:] != shape or value.dim() < local:
                 raise ValueError(
                     f"expected latents {name!r} with shape {('N',) * local + tuple(shape)}, got "
                     f"{tuple(value.shape)}"
@@ -110,8 +120,10 @@ class Generator:
             counts |= {value.shape[0]} if local else set()
         if len(counts) > 1:
             raise ValueError(f"expected latents with one number of rows, got {sorted(counts)}")
+        if counts == {0}:
+            raise ValueError("expected latents of at least one row, got none")
         counts = counts or {1 if self.batch is None else self.batch[0].shape[0]}
-        return {n: t.to(self.device) for n, t in latents.items()}, counts.pop()
+        return {n: t.to(self.device) for n, t in found.items()}, counts.pop()
 
     def _is_local(self, name: str) -> bool:
         return self.plate is not None and self.plate in plate_dims(self.latents[name])

@@ -2,17 +2,16 @@ r"""Bounds and evidence of a data set, in one pass of bounded memory."""
 
 __all__ = ["evaluate"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pyro
 import torch
-from torch import Tensor
 
-from pyro_vae.data import Data
+from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.estimate import Estimate
-from pyro_vae.evaluation.fields import select
+from pyro_vae.evaluation.fields import Source, select
 from pyro_vae.evaluation.scores import Scorer
-from pyro_vae.evaluation.setting import evaluating
+from pyro_vae.evaluation.setting import evaluating, parameter_dtype
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
@@ -22,7 +21,7 @@ METRICS = ("elbo", "nll")
 def evaluate(
     model: Program,
     guide: Program,
-    data: Data | Mapping[str, Tensor] | Tensor,
+    data: Source,
     metrics: Sequence[str] = METRICS,
     particles: int = 1000,
     *,
@@ -48,7 +47,11 @@ def evaluate(
     more particles; ``bpd``, the same in bits per dimension, where all that is observed has a mass
     function; the effective sample size ``ess`` of the weights; and ``khat``, the share of data
     at which the Pareto shape of the weights is above 0.7, where the evidence is not to be trusted
-    (``per_datum`` holds the shapes themselves, which take 21 particles).
+    (``per_datum`` holds the shapes themselves). Shapes take 21 particles: below, ``khat`` is NaN.
+
+    The Monte Carlo error of ``nll`` and ``bpd`` is the delta method's, from the spread of the
+    weights that were drawn. Where ``khat`` is high, or not known for want of particles, those
+    that matter may not have been drawn: then the error is too small, and not to be trusted.
 
     Modules run in evaluation mode, on chunks of data and particles of bounded memory, so that
     any number of particles will do. A factor of ``poutine.scale`` is part of ``elbo``. Without a
@@ -57,9 +60,10 @@ def evaluate(
     Arguments:
         model: The generative program.
         guide: The program that draws its latents.
-        data: Fields with equal lengths :math:`N`, or a tensor, which is the only field, or a
+        data: Fields (tensors or arrays) with equal lengths :math:`N`, or a single one, or a
             data set: its test split is taken, drawn once from the seed if it is dynamically
-            binarised, and densities are in the units before standardisation.
+            binarised, and densities are in the units before standardisation. What is floating
+            is converted to the type of the parameters.
         metrics: Some of ``"elbo"`` and ``"nll"``.
         particles: The number of particles :math:`K`.
         inputs: The fields that both programs are called with, in order.
@@ -71,6 +75,7 @@ def evaluate(
         seed: The seed of particles and of binarisation.
 
     Raises:
+        TypeError: If the data or the inputs are of another kind, or a number is no integer.
         ValueError: If an argument is out of range or a field is missing; if a log-density is not
             finite; for ``"nll"``, if there are global latents, a guide that is a point estimate,
             or a factor of ``poutine.scale``.
@@ -89,24 +94,15 @@ def evaluate(
         >>> estimates["elbo"] < -float(estimates["nll"])
         True
     """
-    _check(metrics, particles, batch_size, data_size)
-    fields, log_jacobian = select(data, inputs, seed)
+    check_counts(particles=particles, batch_size=batch_size, data_size=data_size)
+    if isinstance(metrics, str) or not metrics or set(metrics) - set(METRICS):
+        raise ValueError(f"expected metrics to be some of {METRICS}, got {metrics!r}")
+    fields, log_jacobian = select(data, inputs, seed, parameter_dtype(model, guide))
     size = fields[0].shape[0]
-    with evaluating(model, guide, device=device, seed=seed) as place:
+    with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         scorer = Scorer(Pair(model, guide, data_plate), metrics, particles, data_size or size)
         batch = scorer.prepare(fields, batch_size, place)
         pyro.set_rng_seed(seed)  # whatever was drawn so far
         for part in zip(*(field.split(batch) for field in fields), strict=True):
             scorer.update(tuple(field.to(place) for field in part))
     return scorer.estimates(log_jacobian, seed)
-
-
-def _check(
-    metrics: Sequence[str], particles: int, batch_size: int | None, data_size: int | None
-) -> None:
-    if isinstance(metrics, str) or not metrics or set(metrics) - set(METRICS):
-        raise ValueError(f"expected metrics to be some of {METRICS}, got {metrics!r}")
-    counts = {"particles": particles, "batch_size": batch_size, "data_size": data_size}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"expected {name} of at least 1, got {count}")

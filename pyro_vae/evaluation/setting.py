@@ -1,21 +1,27 @@
 r"""The setting in which programs are evaluated: nothing is trained, nothing is left behind."""
 
-__all__ = ["evaluating"]
+__all__ = ["evaluating", "parameter_dtype"]
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import pyro
 import torch
 from pyro import poutine
-from torch import nn
+from torch import Tensor, nn
 
+from pyro_vae.devices import find_device
 from pyro_vae.programs import Program, modules, unchanged
 
 
 @contextmanager
 def evaluating(
-    *programs: Program, device: torch.device | str | None = None, seed: int = 0
+    *programs: Program,
+    rows: Sequence[Tensor] = (),
+    device: torch.device | str | None = None,
+    seed: int = 0,
 ) -> Iterator[torch.device]:
     r"""Runs programs without gradients, in evaluation mode, from a seed, on a device.
 
@@ -23,22 +29,30 @@ def evaluating(
 
     Arguments:
         programs: The programs, of which the modules are found.
+        rows: What they are called with, of which errors state the shapes.
         device: The device, by default that of the programs' parameters.
         seed: The seed that randomness starts from.
 
     Yields:
         The device, on which the programs expect their data.
+
+    Raises:
+        ValueError: If there is no such device, or if the programs do not take the rows.
     """
+    chosen = None if device is None else torch.device(device)
     tops = {id(m): m for program in programs for m in modules(program).values()}.values()
     modes = [(module, module.training) for top in tops for module in top.modules()]
     homes = [(top, home) for top in tops if (home := _home(top)) is not None]
-    place = _default(homes) if device is None else torch.device(device)
+    place = chosen or _default(homes)
     try:
         for top in tops:
             top.eval().to(place)
         with unchanged(*programs), torch.no_grad(), torch.device(place), poutine.block():
             pyro.set_rng_seed(seed)
             yield place
+    except (RuntimeError, ValueError) as error:
+        explained = _explained(error, rows)
+        raise explained from explained.__cause__
     finally:
         for module, training in modes:
             module.training = training
@@ -55,3 +69,32 @@ def _default(homes: list[tuple[nn.Module, torch.device]]) -> torch.device:
     stored = pyro.get_param_store().named_parameters()
     places = [*(home for _, home in homes), *(tensor.device for _, tensor in stored)]
     return places[0] if places else torch.get_default_device()
+
+
+def parameter_dtype(*programs: Program) -> torch.dtype | None:
+    r"""What the programs compute in: the type of the first floating parameter; None without."""
+    tops = [module for program in programs for module in modules(program).values()]
+    stored = (tensor for _, tensor in pyro.get_param_store().named_parameters())
+    own = chain.from_iterable((*top.parameters(), *top.buffers()) for top in tops)
+    return next((t.dtype for t in chain(own, stored) if t.is_floating_point()), None)
+
+
+def _explained(error: Exception, rows: Sequence[Tensor]) -> Exception:
+    r"""The error without the table of all sites that Pyro appends, and with the rows' shapes."""
+    cause = error
+    while "Trace Shapes:" in str(cause) and isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__
+    if cause is error or _is_ours(cause) or type(cause) not in (RuntimeError, ValueError):
+        return cause
+    shapes = ", ".join(str(tuple(field.shape)) for field in rows) or "none"
+    first = str(cause).split("\n", 1)[0].strip(" :")
+    found = ValueError(f"expected data that both programs take, got shapes {shapes}: {first}")
+    found.__cause__ = cause
+    return found
+
+
+def _is_ours(error: Exception) -> bool:
+    r"""Whether this library raised it, and says itself what was expected."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    here = str(frame.f_globals.get("__name__")).startswith("pyro_vae.")
+    return here and isinstance(error, ValueError)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.draws import Draw
-from pyro_vae.layout import sample_sites
+from pyro_vae.layout import latent_sites, sample_sites
 from pyro_vae.objectives.bound import Bound
 
 KL = Literal["auto", "analytic", "sampled"]
@@ -36,7 +36,8 @@ class ELBO:
 
     Raises:
         ValueError: If an argument is out of range; when called, if a guide site is not
-            reparametrised, or has no closed form and ``kl="analytic"``.
+            reparametrised, or has no closed form and ``kl="analytic"``; if other sites depend on
+            the unobserved part of a discrete ``obs_mask`` site whose parameters are trained.
 
     References:
         | Auto-Encoding Variational Bayes (Kingma & Welling, 2014)
@@ -110,4 +111,15 @@ def _check_pathwise(draw: Draw) -> None:
                 f"expected reparametrised guide sites, got {family} at {name!r}, through which no "
                 "gradient passes: use pyro.infer.Trace_ELBO(), which needs none, or mark the site "
                 'infer={"enumerate": "parallel"} in the model and leave it out of the guide'
+            )
+    imputed = latent_sites(draw.model_trace)
+    for name in sorted(draw.layout.passed_on):
+        fn, value = imputed[name]["fn"], imputed[name]["value"]
+        # of a constant prior no gradient is lost
+        if not fn.has_rsample and fn.log_prob(value).requires_grad:
+            raise ValueError(
+                f"expected reparametrised unobserved parts of obs_mask, got {type(fn).__name__} at "
+                f"{name!r}, through which no gradient passes from the sites that depend on it: "
+                'sum it out with pyro.infer.config_enumerate(model, "parallel"), since Pyro drops '
+                "infer= where obs_mask is given, or draw it in the guide"
             )

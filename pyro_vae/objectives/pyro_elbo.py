@@ -15,7 +15,7 @@ from pyro.infer import (
 )
 from pyro.poutine.messenger import Messenger
 
-from pyro_vae.layout import Layout
+from pyro_vae.layout import Layout, check_pooled
 from pyro_vae.programs import Program
 
 # losses that are linear in the log-densities: a factor there is a factor in the loss
@@ -23,18 +23,23 @@ _LINEAR = (Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO, TraceGraph_ELBO)
 
 
 class _DataPlate(Messenger):
-    r"""Notes the data plate's sizes; scales the sites inside to the whole data if asked to."""
+    r"""Notes the data plate's sizes; scales the sites inside to the whole data if asked to.
 
-    def __init__(self, plate: str | None, data_size: int | None) -> None:
+    A plate that is a subsample scales them itself.
+    """
+
+    def __init__(self, plate: str | None, data_size: int | None, scales: bool) -> None:
         super().__init__()
-        self.plate, self.data_size = plate, data_size
+        self.plate, self.data_size, self.scales = plate, data_size, scales
         self.size = self.full_size = 1
+        self.subsampled = False
 
     def _pyro_sample(self, msg: Any) -> None:
         for frame in msg["cond_indep_stack"]:
             if frame.name == self.plate:
                 self.size, self.full_size = frame.size, frame.full_size or frame.size
-                if self.data_size is not None:
+                self.subsampled = self.size != self.full_size
+                if self.scales and self.data_size is not None and not self.subsampled:
                     msg["scale"] = msg["scale"] * self.data_size / frame.size
 
 
@@ -64,8 +69,7 @@ class PyroLoss:
                 f"{type(elbo).__name__}, which would draw them from the prior: use ELBO() or "
                 "TraceEnum_ELBO()"
             )
-        self.elbo, self.layout = elbo, layout
-        self.data_size = None if layout.subsampled else data_size
+        self.elbo, self.layout, self.data_size = elbo, layout, data_size
 
     @property
     def is_differentiable(self) -> bool:
@@ -74,27 +78,30 @@ class PyroLoss:
 
     def __call__(
         self, method: str, model: Program, guide: Program, args: Any, kwargs: Any
-    ) -> tuple[Any, float, int]:
+    ) -> tuple[Any, float, int, int]:
         r"""Calls ``loss``, ``differentiable_loss`` or ``loss_and_grads``.
 
         Returns:
-            What came back, the factor still missing in it and in its gradients, and :math:`N`.
+            What came back, the factor still missing in it and in its gradients, and the numbers
+            of data in the batch and in all.
 
         Raises:
             ValueError: If there are global latents, the batch is not the whole data, and the
-                object's loss is not linear in the log-densities, so that no factor is right.
+                object's loss is not linear in the log-densities, so that no factor is right; if
+                the guide holds local latents in a global site, and the batch is not the whole.
         """
         linear = isinstance(self.elbo, _LINEAR)
-        plate = _DataPlate(self.layout.plate, self.data_size if linear else None)
+        plate = _DataPlate(self.layout.plate, self.data_size, linear)
         with poutine.block():
             result = getattr(self.elbo, method)(plate(model), plate(guide), *args, **kwargs)
-        size = self.data_size or plate.full_size
+        size = plate.full_size if plate.subsampled else self.data_size or plate.full_size
+        check_pooled(self.layout, plate.size, size)
         if linear or size == plate.full_size:
-            return result, 1.0, size
+            return result, 1.0, plate.size, size
         if self.layout.shared:
             raise ValueError(
                 f"expected local latents only, or the whole data in one batch, for "
                 f"{type(self.elbo).__name__}, got global latents {sorted(self.layout.shared)} and "
                 f"a batch of {plate.size} of {size} data: use ELBO() or Trace_ELBO()"
             )
-        return result, size / plate.size, size
+        return result, size / plate.size, plate.size, size
