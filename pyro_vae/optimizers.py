@@ -91,6 +91,7 @@ def _fuse(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         free = group.get("fused") is None and group.get("foreach") is None
         devices = {p.device.type for p in group["params"]}
+        free = free and all(p.is_contiguous() for p in group["params"])  # kernels ignore strides
         if type(optimizer) in (Adam, AdamW, SGD) and free and devices <= {"cpu", "cuda"}:
             # fused, momentum of some parameters only (others joined or thawed later) is an error
             group["fused"] = not group.get("differentiable", False) and not group.get("momentum")

@@ -115,7 +115,7 @@ class SVI:
         for parameter in self._parameters().values():  # those of other batches' parts stay put
             parameter.grad = None
         for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = _laid_out(gradient, parameter)
         self._optimizer().step()
         return loss, metrics
 
@@ -314,6 +314,13 @@ def _grad(loss: Tensor, tensors: Sequence[Tensor], retain: bool) -> Sequence[Ten
     if not tensors or not loss.requires_grad:
         return [None] * len(tensors)
     return torch.autograd.grad(loss, tensors, retain_graph=retain, allow_unused=True)
+
+
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    # fused optimisers walk through both memories alike: an expanded sum's gradient is one number
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 @torch.no_grad()

@@ -531,6 +531,7 @@ REFUSED: dict[str, tuple[Callable[[], Pair], Any, str]] = {
         r"such as pyro_vae.objectives.ELBO\(\), .* Trace_ELBO\(\), got 'E",
     ),
     "class": (ZOO["vae"], ELBO, "got the class ELBO: make an instance of it$"),
+    "class that says its particles": (ZOO["vae"], Undefined, "got the class Undefined: make an"),
     "class of Pyro's": (ZOO["vae"], Trace_ELBO, "got the class Trace_ELBO: make an instance"),
     "function": (ZOO["vae"], nothing, "has particles and is called with a draw, .* got a function"),
     "particles that cannot be called": (

@@ -271,6 +271,13 @@ def test_keyword_arguments_reach_the_programs() -> None:
     assert "missing 1 required keyword-only" in str(check(labelled, guide, x)[0])
 
 
+def test_programs_without_data_need_observe_none() -> None:
+    def model() -> None:
+        pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+
+    assert check(model, model) == []
+
+
 def test_priors_are_not_sampled() -> None:
     assert check(improper, point, *batch()) == []
 
@@ -372,6 +379,17 @@ def one_for_all(x: Tensor) -> None:
         )
 
 
+def one_for_all_too(x: Tensor) -> None:
+    with pyro.plate("data", N, dim=-1):
+        pyro.sample("z", standard(x, D))
+
+
+def in_pairs(x: Tensor) -> None:
+    sound(x)
+    if x.shape[0] < 2:
+        raise ValueError("expected pairs")
+
+
 def first_feature(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0], dim=-1):
         z = pyro.sample("z", standard(x, D))
@@ -457,7 +475,17 @@ ROWS: dict[str, tuple[Callable[[], Pair], str | None, list[tuple[str, str, str]]
         [("x", "error", "integers of at least 0 .* from -1 to 1, first in row 5")],
     ),
     "no run on one row": (lambda: with_batch_norm(changed(binary(R, F), 5, 3)), None, []),
-    "plate of a fixed size": (lambda: (one_for_all, amortised, (3 + binary(R, F),)), None, []),
+    "no end on one row": (
+        lambda: (in_pairs, amortised, (changed(torch.randn(R, F), 5, torch.nan),)),
+        None,
+        [],
+    ),
+    "plate of a fixed size": (
+        lambda: (one_for_all, one_for_all_too, (3 + binary(R, F),)),
+        None,
+        [],
+    ),
+    "number": (lambda: (sound, amortised, (torch.tensor(torch.nan),)), None, []),
     "value that is no argument": (
         lambda: (first_feature, amortised, (3 + binary(R, F),)),
         None,

@@ -165,6 +165,33 @@ def test_one_fused_optimizer() -> None:
     assert groups[0]["fused"]
 
 
+@pytest.mark.parametrize("optim", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_fused_kernels_see_gradients_of_any_strides(optim: Any) -> None:
+    r"""That of a sum is one number, expanded, that of a transpose lies transposed."""
+
+    class Sums(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.summed = nn.Parameter(torch.zeros(2, 3))
+            self.turned = nn.Parameter(torch.zeros(2, 3))
+
+        def forward(self, x: Tensor) -> None:
+            loc = self.summed.sum() + (self.turned.t() * torch.arange(6.0).view(3, 2)).sum()
+            with pyro.plate("data", x.shape[0], dim=-1):
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None: ...
+
+    results = []
+    for options in ({}, {"foreach": False}):
+        model = Sums()
+        svi = SVI(model, guide, partial(optim, lr=0.1, **options))
+        svi.step(torch.ones(N))
+        assert svi.optimizer.param_groups[0]["fused"] is (None if options else True)
+        results.append([p.detach() for p in model.parameters()])
+    assert_equal(*results)
+
+
 @pytest.mark.parametrize("optim", [torch.optim.Adam([torch.ones(1)]), "Adam", lambda pairs: None])
 def test_what_is_no_optimizer(optim: Any) -> None:
     model, guide, x = pair()
@@ -244,43 +271,6 @@ def test_a_batch_larger_than_the_data_is_refused(objective: Any) -> None:
     SVI(model, guide, adam, objective, data_size=3).evaluate_loss(x)  # of other data, it may be
 
 
-def test_ends_that_differ_need_parameters_of_their_own() -> None:
-    shared = nn.Parameter(torch.tensor(0.5))
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", dist.Normal(shared, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            pyro.sample("z", dist.Normal(x + shared, 1.0))
-
-    class TwoEnds:
-        particles = 1
-
-        def __call__(self, draw: Draw) -> Bound:
-            value = draw.log_weights.mean(0)
-            return Bound(value, value.mean(), 2 * value.mean())
-
-    x = torch.randn(N)
-    with pytest.raises(ValueError, match=r"no parameter in both programs, got \['tensor0'\]"):
-        SVI(model, guide, adam, TwoEnds()).step(x)
-    SVI(model, guide, adam).step(x)
-    assert shared.grad.isfinite()
-    # each end reaches the parameters of its program: the guide's gradient counts twice
-    model, guide, x = pair()
-    gradients = []
-    for objective in (ELBO("sampled"), TwoEnds()):
-        svi = SVI(model, guide, adam, objective)
-        plan = svi.pair.plan((x,), {})
-        pyro.set_rng_seed(0)
-        gradients.append(svi.gradients(plan, (x,), {})[1])
-    half = len(plan.model)
-    for i, (one, two) in enumerate(zip(*gradients, strict=True)):
-        torch.testing.assert_close(two, one if i < half else 2 * one)
-
-
 def test_objects_that_do_not_enumerate_are_refused() -> None:
     model, guide, (x,) = ZOO["mixture"]()
     with pytest.raises(ValueError, match=r"sums out \['c'\], got Trace_ELBO"):
@@ -351,41 +341,6 @@ def test_a_loss_that_is_not_finite_names_the_site_and_trains_nothing() -> None:
     with torch.no_grad():
         model.decoder[0].weight[0, 0] = before[0][0, 0]
     assert_equal([*model.parameters()], before)
-
-
-def test_frozen_parameters_stay_and_thawed_ones_move() -> None:
-    model, guide, x = pair()
-    svi = SVI(model, guide, adam)
-    model.decoder[2].weight.requires_grad_(False)
-    before = model.decoder[2].weight.detach().clone()
-    model.eval()  # Pyro warns of frozen parameters of a module that trains
-    svi.step(x)
-    assert torch.equal(model.decoder[2].weight, before)
-    model.decoder[2].weight.requires_grad_(True)
-    svi.step(x)
-    assert (model.decoder[2].weight != before).any()
-
-
-def test_what_a_later_batch_uses_joins_the_optimizer() -> None:
-    class Halves(PyroModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = (nn.Parameter(torch.zeros(())) for _ in range(2))
-
-        def forward(self, x: Tensor, late: bool = False) -> None:
-            with pyro.plate("data", x.shape[0], dim=-1):
-                loc = self.second if late else self.first
-                pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
-
-    def guide(x: Tensor, late: bool = False) -> None: ...
-
-    model, x = Halves(), torch.ones(N)
-    svi = SVI(model, guide, adam)
-    svi.step(x)
-    assert model.second.item() == 0.0
-    svi.step(x, late=True)
-    assert model.second.item() == pytest.approx(1e-2)
-    assert model.first.item() == pytest.approx(1e-2)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def check_rows(
         >>> "integers from 1 to 3, first in row 700; likelihoods that fit" in finding.message
         True
     """
-    if not fields or not all(field.shape[:1].numel() for field in fields):
+    if not fields or not all(field.dim() and field.shape[0] for field in fields):
         return []
     with undisturbed(model, guide):
         trial, rows = _run(model, guide, fields, 0)

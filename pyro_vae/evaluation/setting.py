@@ -39,7 +39,7 @@ def evaluating(
     Raises:
         ValueError: If there is no such device, or if the programs do not take the rows.
     """
-    chosen = None if device is None else torch.device(device)
+    chosen = None if device is None else find_device(device)
     tops = {id(m): m for program in programs for m in modules(program).values()}.values()
     modes = [(module, module.training) for top in tops for module in top.modules()]
     homes = [(top, home) for top in tops if (home := _home(top)) is not None]
