@@ -71,11 +71,6 @@ class PyroLoss:
             )
         self.elbo, self.layout, self.data_size = elbo, layout, data_size
 
-    @property
-    def is_differentiable(self) -> bool:
-        r"""Whether the loss can be had as a tensor; otherwise Pyro calls ``backward`` itself."""
-        return hasattr(self.elbo, "differentiable_loss")
-
     def __call__(
         self, method: str, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> tuple[Any, float, int, int]:
