@@ -94,7 +94,7 @@ def test_programs_make_their_networks() -> None:
         (5, r"expected a network \(an nn.Module\) or a function that makes one, got 5"),
         ("mlp", "or a function that makes one, got 'mlp'"),
         (lambda: torch.zeros(3), r"expected <lambda> to make .* got Tensor"),
-        (partial(dict), "expected dict to make a network"),
+        (partial(sorted, ()), "expected sorted to make a network"),
         (
             partial(nn.Linear, in_features=2),
             r"no more than inputs, outputs, event_shape, parameters, got Linear, which also needs "
