@@ -53,8 +53,11 @@ def _sequence(dumper: _Dumper, values: list[Any] | tuple[Any, ...]) -> yaml.Sequ
     return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
 
 
+# of subclasses, too: torch.Size, restricted numbers
 _Dumper.add_representer(list, _sequence)
-_Dumper.add_representer(tuple, _sequence)
+_Dumper.add_multi_representer(tuple, _sequence)
+_Dumper.add_multi_representer(int, lambda dumper, value: dumper.represent_int(int(value)))
+_Dumper.add_multi_representer(float, lambda dumper, value: dumper.represent_float(float(value)))
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -44,7 +44,9 @@ def _sentence(text: str | None) -> str:
 
 def _role(found: re.Match[str]) -> str:
     text = next(group for group in found.groups() if group is not None)
-    return _formula(text) if found[0].startswith(":math:") else text.split(" <")[0].lstrip("~")
+    if found[0].startswith(":math:"):
+        return _formula(text)
+    return text.removeprefix("~") if found[0].startswith(":") else text
 
 
 def _formula(text: str) -> str:
@@ -61,4 +63,4 @@ def _symbol(found: re.Match[str]) -> str:
     try:
         return unicodedata.lookup(f"GREEK SMALL LETTER {name}")
     except KeyError:
-        return name if len(name) > 1 else ""
+        return name if name.isalpha() or name in "|{}" else ""
