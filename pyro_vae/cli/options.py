@@ -18,8 +18,8 @@ from pyro_vae.components import (
     Kind,
     argument_texts,
     arguments,
+    checksum,
     choices,
-    files_of,
     find,
     full_name,
     split_file,
@@ -158,15 +158,15 @@ class _Choices:
         path = self.last("--config")
         if path is not None:
             self.config, self.files = load_config(path, known)
-        names = [
-            value
+        named = [
+            found[0]
             for flag, value in self.pairs
-            if value and split_file(value) and flag.removeprefix("--").split(".")[0] in parts
+            if flag.removeprefix("--").split(".")[0] in parts and (found := split_file(value or ""))
         ]
         allowed = [value for flag, value in self.pairs if flag == "--allow" and value]
-        self.allow = (*allowed, *(name.rpartition(":")[0] for name in names))
+        self.allow = (*allowed, *map(str, named))
         if self.files is not None:
-            self.files |= files_of(names)
+            self.files |= {str(path): checksum(path) for path in named if path.is_file()}
 
     def last(self, flag: str) -> str | None:
         r"""The value that a flag was given last."""
@@ -189,7 +189,7 @@ class _Choices:
         configures = any(other.startswith(f"{flag}.") for other, _ in self.pairs)
         fallback = "mlp" if kind == "network" and configures else default
         unset = kind in self.config and config is None and flag == f"--{kind}"
-        name = typed or name or (None if unset else fallback)
+        name = typed if typed is not None else name or (None if unset else fallback)
         if name is None or (name in _NONE and default is None):
             return None
         part = _Part(name, given)
@@ -202,7 +202,7 @@ class _Choices:
         elif isinstance(config, str):
             config = {"class_path": _LOAD, "init_args": {"source": config}}
         name, given = _split(config, "data")
-        source = typed or given.get("source", default)
+        source = typed if typed is not None else given.get("source", default)
         if source != given.get("source"):
             given = {}
         part = _Part(name or _LOAD, {**given, "source": source})
