@@ -7,6 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -246,7 +247,7 @@ class _Choices:
             dest=self._key(flag),
             type=kind,
             default=None if argument.default is Parameter.empty else _shown(argument.default),
-            help="; ".join(filter(None, (text.rstrip("."), filled or needed))),
+            help="; ".join(filter(None, (text.rstrip(".") or argument.name, filled or needed))),
             **how,
         )
         self.types[self._key(flag)] = argument.type
@@ -271,7 +272,7 @@ class _Choices:
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     r"""Each flag and what was given to it."""
-    for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
+    for flag, following in zip_longest(flags, flags[1:], fillvalue="--"):
         if flag.startswith("--"):
             name, equals, value = flag.partition("=")
             yield name, value if equals else None if following.startswith("--") else following
