@@ -1,11 +1,13 @@
 r"""Training: the only loop."""
 
-__all__ = ["fit"]
+__all__ = ["Callback", "Event", "fit"]
 
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,9 +26,9 @@ from pyro_vae.evaluation import discrete_features
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
 from pyro_vae.programs import Program, modules, unchanged
-from pyro_vae.runs import Run, RunFolder, Which, environment, programs_of
+from pyro_vae.runs import Row, Run, RunFolder, Which, environment, programs_of
 from pyro_vae.svi import SVI
-from pyro_vae.training import Callback, Trainer
+from pyro_vae.training import Trainer
 
 # products of parameters and batch below which a step is too short to be shared by threads:
 # they wait for one another; where other work held a core, it took 80 ms instead of 4.4
@@ -40,6 +42,24 @@ _SETTING = (
 
 Source = Any  # what pyro_vae.data.load takes
 Interval = Literal["epoch", "step"]
+
+
+@dataclass(frozen=True)
+class Event:
+    r"""What a callback of :func:`pyro_vae.fit` is told at the end of an epoch.
+
+    Arguments:
+        row: The epoch's row of the history: nats per datum by name, the epoch and the step.
+        model: The model as trained so far.
+        guide: The guide as trained so far.
+    """
+
+    row: Mapping[str, float]
+    model: Program
+    guide: Program
+
+
+Callback = Callable[[Event], Any]
 
 
 def fit(
@@ -104,7 +124,7 @@ def fit(
             each epoch.
         patience: The number of epochs without a better bound on the validation split after
             which training ends early.
-        callbacks: Called with an :class:`pyro_vae.training.Event` after each epoch; one that
+        callbacks: Called with an :class:`pyro_vae.loop.Event` after each epoch; one that
             returns True ends training.
         workers: The number of processes that read data which are not in memory.
         run_dir: The folder that the run is written to: configuration, checkpoints, metrics.
@@ -197,7 +217,7 @@ def fit(
         workers=workers,
         validation=validation,
         patience=patience,
-        callbacks=callbacks,
+        tell=partial(_tell, callbacks, model, guide),
     )
     # plain functions make their tensors where they are told to
     with unchanged(), nullcontext() if place.type == "cpu" else place:
@@ -337,3 +357,8 @@ def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) 
                 f"{path}: expected the {name} that the run began with, {value}, got "
                 f"{now.get(name)}; give the same, or begin another run"
             )
+
+
+def _tell(callbacks: Sequence[Callback], model: Program, guide: Program, row: Row) -> bool:
+    r"""Calls all callbacks; returns whether one of them ends training."""
+    return True in [callback(Event(row, model, guide)) is True for callback in callbacks]
