@@ -200,7 +200,7 @@ def test_what_is_not_finite_is_found_where_it_comes_from(name: str) -> None:
 
     assert (finding.site, finding.severity) == (site, "error")
     with pytest.raises(ValueError, match=said):
-        raise ValueError(finding.message)
+        raise ValueError(finding.said)
 
 
 def test_another_error_is_not_hidden_by_data_that_are_not_finite() -> None:
@@ -288,7 +288,7 @@ def test_the_line_is_that_of_the_statement() -> None:
 
     (finding,) = check(sound, lambda x: None, *batch())
 
-    assert finding.message.endswith(f"(the model, {inspect.getsourcefile(sound)}:{line})")
+    assert finding.said.endswith(f"(the model, {inspect.getsourcefile(sound)}:{line})")
 
 
 def test_an_autoguide_without_lines_names_none() -> None:
@@ -508,7 +508,7 @@ def test_rows_of_all_data(name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
     assert [(f.site, f.severity) for f in found] == [(s, severity) for s, severity, _ in expected]
     for finding, (_, _, match) in zip(found, expected, strict=True):
         with pytest.raises(ValueError, match=match):
-            raise ValueError(finding.message)
+            raise ValueError(finding.said)
     assert torch.equal(before, torch.get_rng_state())
 
 
