@@ -43,18 +43,18 @@ def check_particles(
         severity: That of what is found.
         data_size: The size of the whole data, or ``None``.
     """
-    count = 3
+    count, layout = 3, pair.plan(args, kwargs).layout
+    if layout.imputed:  # drawn anew, they are others
+        return
     with quiet(pair.model, pair.guide), torch.no_grad():
         try:
-            many = pair.draw(args, kwargs, count, data_size)
+            many = Draw(pair.model, pair.guide, args, kwargs, layout, count, data_size)
             many.log_weights  # noqa: B018 (lazy)
         except Exception as error:
             finding = explain(error, "programs", PARTICLES_ADVICE.format(count))
             yield Finding(
                 finding.site, severity, finding.message, finding.advice, None, finding.line
             )
-            return
-        if many.layout.imputed:  # drawn anew, they are others
             return
         for k in (0, count - 1):
             alone = _alone(pair, many, k, args, kwargs, trials[1], data_size)
