@@ -132,7 +132,10 @@ def _suspicions(
     yield from check_gradients(model, guide, runs, total)
     yield from check_scales(p, q)
     yield from check_attention(q, guide, batch, set(leaves([total()])))
-    found = [*check_randomness(q, guide, *batch), *check_randomness(p, model, *batch)]
+    found = [
+        *check_randomness("guide", guide, *batch),
+        *check_randomness("model", model, *batch, q.trace),
+    ]
     yield from found
     if objective is not None and not found:
         severity: Severity = "error" if many(objective) else "warning"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.checks.finding import Finding
@@ -16,23 +17,27 @@ from pyro_vae.programs import Program
 
 
 def check_randomness(
-    trial: Trial, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    role: str,
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    replayed: Trace | None = None,
 ) -> Iterator[Finding]:
     r"""Finds a program whose densities of the same values differ from run to run.
 
     Dropout of modules is switched off meanwhile: in training it may do so.
 
     Arguments:
-        trial: A run of the program, whose values are taken.
+        role: Which program it is, ``"model"`` or ``"guide"``.
         program: The program.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
+        replayed: Whose latents are taken; by default the program draws them once.
     """
     watch = Watch()
     with quiet(program), torch.no_grad():
-        first, second = (
-            run(trial.role, program, args, kwargs, trial.trace, around) for around in (None, watch)
-        )
+        first = run(role, program, args, kwargs, replayed)
+        second = run(role, program, args, kwargs, first.trace, watch)
     if first.error is not None or second.error is not None:
         return
     before, after = _densities(first), _densities(second)
@@ -48,8 +53,8 @@ def check_randomness(
         "draw them by pyro.sample (in a guide, of what is no latent, with "
         'infer={"is_auxiliary": True}), or in training only (if self.training; nn.Dropout, or '
         "F.dropout(…, training=self.training))",
-        trial.role,
-        by or trial.lines.get(changed),
+        role,
+        by or first.lines.get(changed),
     )
 
 
