@@ -1,4 +1,4 @@
-r"""Pairs that run, and do not do what their author meant, with the words that the checker must find.
+r"""Pairs that run, and may not do what is meant, with the words that the checker must find.
 
 A new case is one row.
 """
@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F_
-from broken import Guide, Model, amortised, batch, grey, repeated, sound, standard_for_all
+from broken import Guide, Model, amortised, batch, grey, repeated, standard_for_all
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
@@ -263,11 +263,11 @@ SUSPECT: dict[str, Row] = {
         "x",
         r"outside pyro.sample: .*\(the model, .*suspect.py:\d+, `noise = torch.randn\(x.shape\[0",
     ),
-    "noise of numpy": (
+    "noise of a distribution": (
         lambda: (Model(), Changed(before=lambda x: x + dist.Normal(0.0, 1.0).sample()), batch()),
         None,
         "z",
-        r"same density of the same values in every run, .*\(the guide, .*before=lambda x: x \+ dist",
+        r"same density of the same values in every run, .*\(the guide, .*before=lambda x: x \+ d",
     ),
     "dropout that cannot be switched off": (
         lambda: (Model(), Changed(after=F_.dropout), batch()),

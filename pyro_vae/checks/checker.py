@@ -95,6 +95,7 @@ def _stages(
     p, q = runs()
     yield list(check_roles(p, q, args, kwargs))
     yield list(check_places((model, guide), (args, kwargs), runs, (p, q)))
+    yield list(filter(None, map(explain_plates, (q, p))))
     causes = list(check_finite(model, guide, runs))
     yield [
         *causes,
@@ -176,7 +177,7 @@ def _failures(
         unfit = refused(trial)
         if trial.error is not None and not (unfit and (causes or explained)):
             line = failure(trial.error)[1] or trial.role
-            known = unfit or explain_plates(trial) or explain_shape(trial, rows)
+            known = unfit or explain_shape(trial, rows)
             found[line] = known or explain(trial.error, trial.role)
     return [*causes, *found.values()]
 

@@ -1,6 +1,6 @@
 r"""Plates that differ between the programs, or meet one another."""
 
-__all__ = ["check_plates", "explain_plates", "in_words", "swapped"]
+__all__ = ["check_plates", "exchanged", "explain_plates", "in_words", "swapped"]
 
 import re
 from collections.abc import Iterator, Sequence
@@ -110,6 +110,20 @@ def swapped(sizes: Sequence[int], around: Sequence[Any]) -> str | None:
     dims = dict(zip(sizes, range(-len(sizes), 0), strict=True))
     right = ", ".join(f"{frame.name!r} at dim {dims[frame.size]}" for frame in around)
     return f"the plates stand in each other's place: put {right}"
+
+
+def exchanged(trial: Trial, sizes: Sequence[int], around: Sequence[Any]) -> str | None:
+    r"""That a plate stands where another one should, as far as Pyro came to enter them."""
+    others = _sizes(trial.trace)
+    for frame in around:
+        found = sizes[frame.dim] if -frame.dim <= len(sizes) else None
+        other = next((n for n, s in others.items() if s == found and n != frame.name), None)
+        if other and found != frame.size and frame.size in sizes:
+            return (
+                f"plates {frame.name!r} and {other!r} stand in each other's place: dimension "
+                f"{frame.dim} has the size of {other!r}; exchange their dim="
+            )
+    return None
 
 
 def in_words(around: Sequence[Any]) -> str:

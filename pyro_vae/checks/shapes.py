@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
 
 from pyro_vae.checks.finding import Finding
-from pyro_vae.checks.plates import in_words, swapped
+from pyro_vae.checks.plates import exchanged, in_words, swapped
 from pyro_vae.checks.trial import Trial, failure
 from pyro_vae.layout import Site, frames, latent_sites, sample_sites
 
@@ -83,7 +83,7 @@ def explain_shape(trial: Trial, rows: set[int]) -> Finding | None:
         return None
     found = Trial(trial.role, trial.trace, {message["name"]: line} if line else {})
     wrong = [f for f in around if f.size not in rows and f.full_size in (None, f.size)]
-    if turned := swapped(fn.batch_shape, around):
+    if turned := swapped(fn.batch_shape, around) or exchanged(trial, fn.batch_shape, around):
         advice = turned
     elif wrong and fn.batch_shape[0] in rows:
         advice = _resize(wrong[0], fn.batch_shape[0])
