@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae.checks import check, check_rows, require
+from pyro_vae.checks import Finding, check, check_rows, require, warn
 from pyro_vae.components import build, describe, files_of
 from pyro_vae.data import Data, load
 from pyro_vae.devices import find_device
@@ -291,9 +291,10 @@ def _check(trainer: Trainer) -> tuple[Tensor, ...]:
     fields = data.epoch("train", trainer.seeded())
     rows = len(fields["x"])
     first = min(trainer.batch_size, rows)
+    findings: list[Finding] = []
     for size in {rows % first or first: None, first: None}:  # the last batch may be shorter
         args = tuple(field[:size] for field in trainer.args(fields))
-        found = check(
+        findings += check(
             pair.model,
             pair.guide,
             *args,
@@ -301,10 +302,12 @@ def _check(trainer: Trainer) -> tuple[Tensor, ...]:
             data_plate=plate,
             data_size=trainer.svi.data_size,
         )
-        require(found)
+        require(findings)
     for split in (name for name, found in data.splits.items() if found):
         whole = trainer.args(data.epoch(split, trainer.seeded()))
-        require(check_rows(pair.model, pair.guide, *whole, data_plate=plate))
+        findings += check_rows(pair.model, pair.guide, *whole, data_plate=plate)
+        require(findings)
+    warn(findings, stacklevel=4)  # the line that called fit
     with torch.no_grad():
         trainer.features = discrete_features(pair.draw(args, {}))
     return args

@@ -72,7 +72,7 @@ def adam(**options: Any) -> Any:
 CASES: dict[str, Callable[..., Run]] = {
     "vae": images,
     "functions": functions,
-    "autoguide": partial(zoo, "auto_normal"),
+    "autoguide": partial(zoo, "auto_normal", batch_size=50),  # knows one size of batch
     "statistics": partial(zoo, "batch_norm_and_dropout"),
     "momentum": partial(images, optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9)),
     "Pyro's optimiser": partial(images, optimizer=pyro.optim.ClippedAdam({"lr": 0.01})),
@@ -143,7 +143,7 @@ def pyro_events(folder: Path) -> Any:
 
 
 # within an epoch and at its end; where it costs little also first and last
-STOPS = [(name, stop) for name in CASES for stop in (2, 4)]
+STOPS = [(name, stop) for name in CASES for stop in (2, 3 if name == "autoguide" else 4)]
 STOPS += [(name, stop) for name in ("vae", "functions", "patience") for stop in (1, 3, 9)]
 
 
