@@ -106,11 +106,11 @@ def load(
         return source
 
     raw = read(source, kind, label, None if root is None else Path(root), download)
-    check_raw(raw.splits, raw.origin)
+    surveys = check_raw(raw.splits, raw.origin)
     splits = draw_splits(raw.splits, validation, test, seed, raw.origin)
     if standardize is None:
         standardize = None if kind == ".csv" and binarization == "none" else False
-    return prepare(raw, splits, binarization, standardize, seed)
+    return prepare(raw, splits, surveys, binarization, standardize, seed)
 
 
 def kind_of(source: Any) -> str:
