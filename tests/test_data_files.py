@@ -330,12 +330,12 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "unknown": (
         lambda _: "mnits",
         {},
-        r"'static-mnist', or a path .* got 'mnits' \(did you mean 'mnist'",
+        r"static-mnist, .* got 'mnits' \(did you mean 'mnist'",
     ),
     "unknown suffix": (
         lambda _: "a.txt",
         {},
-        r"path that ends in .npy, .npz or .csv, got 'a.txt'$",
+        r"path that ends in .npy, .npz or .csv, or one of .*, got 'a.txt'$",
     ),
     "no file": (lambda path: path / "no.csv", {}, r"no.csv: expected a file, got nothing in"),
     "folder": (lambda path: path.with_suffix(".npy"), {}, "expected a file, got nothing"),
@@ -435,9 +435,13 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "option 2": (
         lambda _: X,
         {"download": True},
-        "'download' means nothing .* mnist, fashion-mnist;",
+        "'download' means nothing .* mnist, fashion-mnist, torchvision's image sets;",
     ),
-    "option 3": (lambda _: "digits", {"standardize": True}, "'standardize' .* only to .npy, .npz"),
+    "option 3": (
+        lambda _: "digits",
+        {"standardize": True},
+        "'standardize' .* only to .* .npy, .npz",
+    ),
     "option 4": (lambda _: load("digits"), {"test": 0.2}, "Data: the option 'test' means nothing"),
     "data": (
         lambda _: load("digits"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data.files import SPLITS, read_npz
 from pyro_vae.data.images import decode, stack
 from pyro_vae.data.raw import Raw
+from pyro_vae.likelihoods import Binomial
 
 Fields = dict[str, Tensor]
 
@@ -42,7 +43,7 @@ def read_folder(path: Path, size: int | None) -> Raw:
     classes = class_names(parts["train"])
     splits = {split: read_images(part, classes, size) for split, part in parts.items()}
     facts = {} if size is None else {"size": size}
-    return Raw(path.name, str(path), splits, classes=classes or None, facts=facts)
+    return Raw(path.name, str(path), splits, Binomial(255), classes or None, facts=facts)
 
 
 def read_shards(pattern: str) -> Raw:
@@ -62,7 +63,7 @@ def _sharded(name: str, origin: str, parts: dict[str, list[Path]]) -> Raw:
     splits: dict[str, Fields] = {}
     for part, paths in parts.items():
         for split, fields in joined(paths, f"{origin}: {part}").items():
-            if part != "train" and split != "train" or split in splits:
+            if (part != "train" and split != "train") or split in splits:
                 raise ValueError(f"{origin}: expected fields in {part}, got a split {split!r}")
             splits[part if split == "train" else split] = fields
     shards = {part: len(paths) for part, paths in parts.items()}
