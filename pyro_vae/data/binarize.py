@@ -56,4 +56,6 @@ def binarize(p: Tensor, generator: Generator) -> Tensor:
 
 
 def _share(x: Tensor, total: int, dtype: torch.dtype) -> Tensor:
-    return (x if x.is_floating_point() else x.to(dtype)) / total
+    x = x if x.is_floating_point() else x.to(dtype)
+    # an accelerator multiplies by the inverse of a mere number, which rounds otherwise
+    return x / torch.full((), total, dtype=x.dtype, device=x.device)

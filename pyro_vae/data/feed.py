@@ -12,13 +12,13 @@ from pyro_vae.data.lazy import Lazy, Rows
 
 
 class Reader(Dataset[dict[str, Tensor]]):
-    r"""What workers hold: fields of which they read the rows that they are told to."""
+    r"""What workers hold: fields of which they read rows, as they are stored."""
 
     def __init__(self, fields: dict[str, Rows]) -> None:
         self.fields = fields
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        return {name: rows.take(index) for name, rows in self.fields.items()}
+        return {name: rows.raw(index) for name, rows in self.fields.items()}
 
 
 def feed(
@@ -43,7 +43,12 @@ def feed(
     for rows, batch in zip(index, batches, strict=True):
         for name, field in here.items():
             batch[name] = field.index_select(0, rows.to(field.device))
-        yield {name: placed(batch[name], device, pinned) for name in fields}
+        moved = {name: placed(batch[name], device, pinned) for name in fields}
+        # what is read takes less room, and less time on the way, before it is converted
+        yield {
+            name: away[name].finish(field) if name in away else field
+            for name, field in moved.items()
+        }
 
 
 def read(

@@ -1,6 +1,6 @@
 r"""Rows that are read when they are needed: tensors that are not in memory."""
 
-__all__ = ["Lazy", "Rows", "Store", "chunks", "each"]
+__all__ = ["Lazy", "Rows", "Store", "cast", "chunks", "each"]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +54,15 @@ class Rows:
 
     def take(self, index: slice | Tensor) -> Tensor:
         r"""Reads rows by a slice, or by their numbers with shape :math:`(B)`."""
+        return self.finish(self.raw(index))
+
+    def raw(self, index: slice | Tensor) -> Tensor:
+        r"""Rows as the store has them."""
         order = self.select(index).order
-        x = self.store[order if isinstance(order, slice) else order.numpy()]
+        return self.store[order if isinstance(order, slice) else order.numpy()]
+
+    def finish(self, x: Tensor) -> Tensor:
+        r"""Does to rows of the store, on any device, what is to be done."""
         for step in self.steps:
             x = step(x)
         return x
@@ -158,7 +165,7 @@ class Lazy(Tensor):
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         if not kwargs and len(args) == 1 and isinstance(args[0], torch.dtype):
-            return self if args[0] == self.dtype else self.map(partial(_cast, dtype=args[0]))
+            return self if args[0] == self.dtype else self.map(partial(cast, dtype=args[0]))
         return self.read().to(*args, **kwargs)
 
     def split(self, size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
@@ -174,7 +181,8 @@ def _read(value: Any) -> Any:
     return value.read() if isinstance(value, Lazy) else value
 
 
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    r"""The same numbers in another type."""
     return x.to(dtype)
 
 

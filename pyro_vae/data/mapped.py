@@ -6,7 +6,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.lazy import Lazy, Rows, chunks
+from pyro_vae.data.lazy import Lazy, Rows, cast, chunks
 from pyro_vae.data.npy import Header, read_header
 from pyro_vae.data.raw import tensor
 
@@ -67,19 +67,18 @@ class Packed(OnDisk):
         path: The file.
         header: What it holds.
         shape: The shape of a row.
-        dtype: The type of the numbers 0 and 1 that are made of the bits.
     """
 
-    def __init__(self, path: Path, header: Header, shape: torch.Size, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, header: Header, shape: torch.Size) -> None:
         super().__init__(path, header)
-        self.shape, self.dtype = shape, dtype
+        self.shape = shape
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "shape": self.shape, "dtype": self.dtype}
+        return {**super().__getstate__(), "shape": self.shape}
 
     def __getitem__(self, index: slice | np.ndarray) -> Tensor:
         bits = np.unpackbits(self.array[index], axis=1, count=self.shape.numel())
-        return torch.from_numpy(bits).to(self.dtype).reshape(-1, *self.shape)
+        return torch.from_numpy(bits).reshape(-1, *self.shape)
 
     @classmethod
     def draw(cls, p: Lazy, draw: Callable[[Tensor], Tensor]) -> Lazy:
@@ -96,9 +95,9 @@ class Packed(OnDisk):
                 file.write(np.packbits(bits, axis=1).tobytes())
         shape = p.shape[1:]
         header = Header(np.dtype(np.uint8), (len(p), -(-shape.numel() // 8)), False, 0)
-        store = cls(path, header, shape, p.dtype)
+        store = cls(path, header, shape)
         weakref.finalize(store, _remove, path, os.getpid())
-        return Lazy(Rows.of(store))
+        return Lazy(Rows.of(store)).map(partial(cast, dtype=p.dtype))
 
 
 def _remove(path: Path, process: int) -> None:
