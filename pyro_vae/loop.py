@@ -332,8 +332,7 @@ def _begin(
     svi, data = trainer.svi, trainer.data
     kept = {
         "programs": programs_of(config),
-        "setting": {name: config[name] for name in _SETTING}
-        | {"data": getattr(data, "fingerprint", None)},
+        "setting": {name: config[name] for name in _SETTING} | {"data": data.fingerprint},
         "epochs": config["epochs"],
         "example": None,
     }
@@ -347,7 +346,8 @@ def _begin(
         trainer.load_state_dict(state)
         # a callback's end holds until more epochs are asked for
         trainer.ended = trainer.ended and config["epochs"] <= state["epochs"]
-    folder.begin(config, environment(trainer.device, trainer.seed), kept)
+    note = {**environment(trainer.device, trainer.seed), "data": data.record}
+    folder.begin(config, note, kept)
 
 
 def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
