@@ -279,6 +279,14 @@ ERRORS: dict[str, tuple[Any, Kind, type[Exception], str]] = {
         {"class_path": "VAE", "init_args": {"event_shape": [4], "decoder": 5}},
         *("model", TypeError, "expected a network as a name"),
     ),
+    "error of torch's": (
+        {"class_path": "torch.nn.Linear", "init_args": {"in_features": -1, "out_features": 2}},
+        *(
+            "network",
+            ValueError,
+            r"torch.nn.Linear: expected to build it .* RuntimeError: ",
+        ),
+    ),
     "facts": (
         {"class_path": "mine.py:Mine", "init_args": {"event_shape": [4], "net": "mine.py:Net"}},
         *("model", ValueError, "Mine: expected a value of inputs, outputs, got none"),

@@ -194,6 +194,9 @@ def test_what_is_executed_is_what_was_recorded(elsewhere: Path) -> None:
     for recorded in (files, {}):
         with pytest.raises(ValueError, match=r"mine.py: expected the file that was recorded \(sha"):
             find("mine.py:Mine", "model", allow=["mine.py"], files=recorded)
+    for wrong in ([], "x", {path: 3}):
+        with pytest.raises(ValueError, match=r"expected files as {path: sha256}"):
+            find("mine.py:Mine", "model", allow=["mine.py"], files=wrong)
     assert not imported()
     assert files_of("mine.py:Mine") == files  # of what was executed
 
@@ -207,6 +210,9 @@ def test_what_is_executed_is_what_was_recorded(elsewhere: Path) -> None:
     [
         ("mine.py:Mine", None, ValueError, r"since importing .* trust it add --allow .*mine\.py"),
         ("absent.py:Mine", None, FileNotFoundError, "absent.py: expected a file of Python, got no"),
+        ("~nobody-here/mine.py:A", None, ValueError, "expected the path of a file, got '~nobody"),
+        ("a\0b.py:A", None, ValueError, "expected the path of a file, got .*null"),
+        ("loop/mine.py:A", None, ValueError, "loop"),
         ("bad.py:A", "x = (", ValueError, "bad.py: expected a file that .* SyntaxError in line 1"),
         ("bad.py:A", "\n1 / 0", ValueError, "ZeroDivisionError in line 2: division by zero"),
         ("bad.py:A", "import sys\nsys.exit(0)", ValueError, "SystemExit in line 2: 0"),
@@ -217,6 +223,7 @@ def test_what_is_executed_is_what_was_recorded(elsewhere: Path) -> None:
 def test_files_that_are_not_imported(
     name: str, source: str | None, error: type[Exception], match: str
 ) -> None:
+    Path("loop").symlink_to("loop")
     if source is not None:
         Path("bad.py").write_text(source)
     with pytest.raises(error, match=match):
