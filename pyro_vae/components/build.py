@@ -87,9 +87,13 @@ def _parts(spec: Any, kind: Kind) -> tuple[str, Mapping[str, Any]]:
             f"expected a {kind} as a name or as {{class_path: …, init_args: …}}, got {spec!r}"
         )
     given = spec.get("init_args")
-    if not isinstance(given, Mapping | None):
+    if given is not None and not (isinstance(given, Mapping) and all(map(_is_name, given))):
         raise TypeError(f"expected init_args of {spec['class_path']} by name, got {given!r}")
     return spec["class_path"], given or {}
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str)
 
 
 def _check_names(owner: str, wanted: Iterable[str], given: Iterable[str], variadic: bool) -> None:

@@ -53,8 +53,8 @@ def describe(thing: Any) -> Any:
 
 
 def _made(thing: Any) -> dict[str, Any] | None:
-    reference, description = _MADE.get(id(thing), (None, {}))
-    return deepcopy(description) if reference is not None and reference() is thing else None
+    _, description = _MADE.get(id(thing), (None, None))
+    return deepcopy(description)
 
 
 def _named(thing: Any) -> dict[str, Any] | None:
