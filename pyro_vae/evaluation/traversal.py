@@ -87,7 +87,7 @@ def traverse(
     Features are in the order of :math:`\mathbb{E}_x \text{KL}(q(z_d \mid x) \| p(z_d))`, the
     greatest first: in closed form where the guide has one, else estimated with draws. Of a
     multivariate normal guide it is that of the marginals, of a flow that of normals with the
-    flow's moments. A feature with none is not used.
+    flow's moments, of a point :math:`-\log p(z_d)`. A feature at about 0 is not used.
 
     Arguments:
         model: The generative program.
@@ -136,7 +136,7 @@ def traverse(
         features = tuple(sorted(known, key=lambda feature: -feature.kl))
         chosen = _axes(known, features, axes)
         mover = _Mover(pair, tuple(f.to(place) for f in row), datum is None, dtype, batch_size)
-        values = mover.values(features, torch.linspace(-extent, extent, steps, device=place))
+        values = mover.values(features, torch.linspace(-extent, extent, steps, dtype=dtype))
         rows = [mover.decode({f: row}) for f, row in zip(features, values, strict=True)]
         plane = None if chosen is None else mover.plane(chosen, side)
     means = {name: torch.stack([found[name] for found in rows]) for name in rows[0]}
@@ -182,8 +182,7 @@ class _Mover:
 
     def plane(self, features: tuple[Feature, Feature], side: int) -> Plane:
         r"""Decodes two features at all pairs of evenly spaced quantiles."""
-        place = self.source.device
-        below = (torch.arange(side, device=place) + 0.5) / side
+        below = (torch.arange(side, dtype=self.dtype) + 0.5) / side
         values = self.values(features, torch.distributions.Normal(0.0, 1.0).icdf(below))
         first, second = (grid.flatten() for grid in torch.meshgrid(*values, indexing="ij"))
         found = self.decode({features[0]: first, features[1]: second})
