@@ -9,14 +9,15 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.nn import (
+    Network,
     check_event_shape,
     check_sites,
     check_width,
     flatten_event,
-    mlp,
+    make_network,
     plate_size,
     positive,
 )
@@ -32,14 +33,19 @@ class _Amortized(PyroModule):
         self,
         event_shape: Sequence[int],
         sites: Mapping[str, int] | None = None,
-        encoder: nn.Module | None = None,
+        encoder: Network | None = None,
     ) -> None:
         super().__init__()
 
         self.event_shape = check_event_shape(event_shape)
         self.sites = check_sites({"z": 16} if sites is None else sites)
         self.widths = [*self.sites.values(), *map(self.scales, self.sites.values())]
-        self.encoder = encoder or mlp(self.event_shape.numel(), sum(self.widths))
+        self.encoder = make_network(
+            encoder,
+            inputs=self.event_shape.numel(),
+            outputs=sum(self.widths),
+            event_shape=self.event_shape,
+        )
 
     def scales(self, latents: int) -> int:
         raise NotImplementedError
@@ -86,9 +92,11 @@ class AmortizedNormal(_Amortized):
         event_shape: The shape of one datum :math:`x_n`, with :math:`F` features in all.
         sites: The number of features :math:`D` of each latent site, by default ``{"z": 16}``.
         encoder: A network from :math:`x_n` to :math:`(\mu, s)`, first those :math:`\mu` of all
-            sites, then those :math:`s`, with shape :math:`(*, F) \to (*, 2 \sum D)`.
+            sites, then those :math:`s`, with shape :math:`(*, F) \to (*, 2 \sum D)`; or a function
+            that makes it (:func:`pyro_vae.nn.make_network`), by default ``mlp``.
 
     Raises:
+        TypeError: If ``encoder`` is no network, and makes none.
         ValueError: If a size is not positive, or if there are no sites.
 
     Example:
@@ -122,9 +130,11 @@ class AmortizedMultivariateNormal(_Amortized):
         sites: The number of features :math:`D` of each latent site, by default ``{"z": 16}``.
         encoder: A network from :math:`x_n` to :math:`(\mu, s)`, first those :math:`\mu` of all
             sites, then those :math:`s`, with shape
-            :math:`(*, F) \to (*, \sum D + \sum D (D + 1) / 2)`.
+            :math:`(*, F) \to (*, \sum D + \sum D (D + 1) / 2)`; or a function that makes it
+            (:func:`pyro_vae.nn.make_network`), by default ``mlp``.
 
     Raises:
+        TypeError: If ``encoder`` is no network, and makes none.
         ValueError: If a size is not positive, or if there are no sites.
 
     Example:

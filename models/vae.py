@@ -8,10 +8,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.nn import check_event_shape, check_sites, mlp, plate_size
+from pyro_vae.nn import Network, check_event_shape, check_sites, make_network, plate_size
 
 
 class VAE(PyroModule):
@@ -29,9 +29,11 @@ class VAE(PyroModule):
         latents: The number of latent features :math:`D`.
         likelihood: Maps the decoder's output to a distribution over :math:`x_n`.
         decoder: The network :math:`f_\theta`, with shape :math:`(*, D) \to (*, P F)`, where
-            :math:`P` is the number of parameters per feature of the likelihood.
+            :math:`P` is the number of parameters per feature of the likelihood; or a function
+            that makes it (:func:`pyro_vae.nn.make_network`), by default ``mlp``.
 
     Raises:
+        TypeError: If ``decoder`` is no network, and makes none.
         ValueError: If a size is not positive.
 
     References:
@@ -49,15 +51,21 @@ class VAE(PyroModule):
         event_shape: Sequence[int],
         latents: int = 16,
         likelihood: Likelihood | None = None,
-        decoder: nn.Module | None = None,
+        decoder: Network | None = None,
     ) -> None:
         super().__init__()
         check_sites({"z": latents})
 
         self.event_shape = check_event_shape(event_shape)
         self.likelihood = likelihood or Bernoulli()
-        features = self.likelihood.parameters_per_feature * self.event_shape.numel()
-        self.decoder = decoder or mlp(latents, features)
+        parameters = self.likelihood.parameters_per_feature
+        self.decoder = make_network(
+            decoder,
+            inputs=latents,
+            outputs=parameters * self.event_shape.numel(),
+            event_shape=self.event_shape,
+            parameters=parameters,
+        )
         self.register_buffer("zeros", torch.zeros(latents))
         self.register_buffer("ones", torch.ones(latents))
 

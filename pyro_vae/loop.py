@@ -2,34 +2,44 @@ r"""Training: the only loop."""
 
 __all__ = ["fit"]
 
-import math
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae.checks import check, check_rows, require
-from pyro_vae.data import Data, Fields, batches, load
+from pyro_vae.components import build, describe, files_of
+from pyro_vae.data import Data, load
 from pyro_vae.devices import find_device
-from pyro_vae.evaluation import discrete_features, evaluate
+from pyro_vae.evaluation import discrete_features
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
 from pyro_vae.programs import Program, modules, unchanged
-from pyro_vae.progress import TrainingProgress
-from pyro_vae.runs import Row, Run, RunFolder
+from pyro_vae.runs import Run, RunFolder, Which, environment, programs_of
 from pyro_vae.svi import SVI
+from pyro_vae.training import Callback, Trainer
 
 # products of parameters and batch below which a step is too short to be shared by threads:
 # they wait for one another; where other work held a core, it took 80 ms instead of 4.4
 _SMALL = 2**24
 
+# what must be the same where a run goes on
+_SETTING = (
+    *("objective", "optimizer", "schedule", "schedule_interval", "clip_norm", "inputs"),
+    *("batch_size", "seed", "validation", "data_plate", "precision"),
+)
+
 Source = Any  # what pyro_vae.data.load takes
+Interval = Literal["epoch", "step"]
 
 
 def fit(
@@ -40,12 +50,21 @@ def fit(
     inputs: Sequence[str] = ("x",),
     objective: Objective | pyro.infer.ELBO | None = None,
     optimizer: OptimizerLike | None = None,
+    schedule: Callable[[Optimizer], LRScheduler] | None = None,
+    schedule_interval: Interval = "epoch",
+    clip_norm: float | None = None,
     epochs: int = 100,
     batch_size: int = 64,
     device: str | torch.device = "auto",
     seed: int = 0,
     validation: bool = True,
+    patience: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    workers: int = 0,
     run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: float = 10.0,
     data_plate: str | None = None,
     progress: bool = True,
 ) -> Run:
@@ -54,7 +73,14 @@ def fit(
     .. math:: \max_{\theta, \phi} \; \frac{1}{N} \sum_{n=1}^N \mathcal{L}(x_n; \theta, \phi)
 
     The programs are checked first (:func:`pyro_vae.check`). The caller's random state is left
-    alone.
+    alone. Where there was validation, the programs end with the weights whose bound was best on
+    it, else with the last.
+
+    With a folder, a run survives: killed at any moment and begun again with ``resume=True`` and
+    the same arguments, it ends with the same weights and figures, bit for bit, on the CPU of one
+    machine with one number of threads. Ctrl-C and SIGTERM finish the step and save a checkpoint,
+    and then do what they do without us; the second one acts at once. State that programs,
+    callbacks or schedules keep outside of tensors is not saved.
 
     Arguments:
         model: The generative program.
@@ -64,6 +90,11 @@ def fit(
         inputs: The fields of a batch that both programs are called with, in order.
         objective: What is maximised, by default the ELBO.
         optimizer: What :class:`pyro_vae.SVI` takes, by default Adam with a rate of 1e-3.
+        schedule: Makes a schedule of learning rates, as
+            ``functools.partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99)`` does;
+            ``ReduceLROnPlateau`` is told the negative bound, which falls.
+        schedule_interval: Whether the schedule goes on after an ``"epoch"`` or a ``"step"``.
+        clip_norm: The greatest norm of the gradient of all parameters together.
         epochs: How often each datum is seen.
         batch_size: The number of data in a batch.
         device: ``"auto"`` is CUDA where there is one, else the CPU. Modules are moved there
@@ -71,7 +102,17 @@ def fit(
         seed: Of the noise and of the order of the data.
         validation: Whether the bound on the validation split, if there is one, is computed after
             each epoch.
-        run_dir: The folder that metrics and weights are written to, new or empty.
+        patience: The number of epochs without a better bound on the validation split after
+            which training ends early.
+        callbacks: Called with an :class:`pyro_vae.training.Event` after each epoch; one that
+            returns True ends training.
+        workers: The number of processes that read data which are not in memory.
+        run_dir: The folder that the run is written to: configuration, checkpoints, metrics.
+        resume: Whether the run in that folder goes on from its last checkpoint, or from the
+            beginning if it has none; with more ``epochs`` a finished one is trained further.
+        overwrite: Whether a run in that folder is deleted first.
+        checkpoint_every: The time between two checkpoints, in seconds; longer where writing
+            them would take more than a twentieth of it.
         data_plate: The name of the data plate, where :class:`pyro_vae.SVI` would not find it.
         progress: Whether a bar is shown, with the last bound in nats per datum.
 
@@ -82,7 +123,9 @@ def fit(
 
     Raises:
         ValueError: If the programs are broken, an argument is out of range, or a loss is not
-            finite.
+            finite; if the folder is occupied, or its run was made with other arguments.
+        OSError: If the folder cannot be written to, as when the disk is full; its last
+            checkpoint is still there.
 
     Example:
         >>> from pyro_vae.guides import AmortizedNormal
@@ -95,6 +138,40 @@ def fit(
     for name, count in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"expected {name} to be a whole number of at least 1, got {count!r}")
+    if schedule_interval not in get_args(Interval):
+        raise ValueError(f"expected an interval of 'epoch' or 'step', got {schedule_interval!r}")
+    if run_dir is None and (resume or overwrite):
+        raise ValueError("expected run_dir, the folder of a run, with resume or overwrite")
+    if objective is None:
+        objective = build("ELBO", "objective")
+    if optimizer is None:
+        optimizer = build(
+            {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}, "optimizer"
+        )
+    config = {
+        "model": describe(model),
+        "guide": describe(guide),
+        "objective": describe(objective),
+        "optimizer": describe(optimizer),
+        "schedule": None if schedule is None else describe(schedule),
+        "schedule_interval": schedule_interval,
+        "clip_norm": clip_norm,
+        "data": _described(data),
+        "inputs": list(inputs),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "device": str(device),
+        "seed": seed,
+        "validation": validation,
+        "patience": patience,
+        "workers": workers,
+        "data_plate": data_plate,
+        "precision": str(torch.get_default_dtype()).removeprefix("torch."),
+    }
+    config["files"] = files_of(config)
+    folder = None
+    if run_dir is not None:
+        folder = RunFolder(run_dir, resume=resume, overwrite=overwrite, every=checkpoint_every)
     place = find_device(device)
     dataset = _loaded(data, inputs).to(place)
     for program in (model, guide):
@@ -103,23 +180,39 @@ def fit(
     svi = SVI(
         model,
         guide,
-        optimizer or partial(torch.optim.Adam, lr=1e-3),
+        optimizer,
         objective,
         data_plate=data_plate,
         data_size=len(dataset.train["x"]),
         reduction="mean",
+        clip_norm=clip_norm,
     )
-    trainer = _Trainer(svi, dataset, tuple(inputs), batch_size, seed)
+    trainer = Trainer(
+        svi,
+        dataset,
+        place,
+        inputs=inputs,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        validation=validation,
+        patience=patience,
+        callbacks=callbacks,
+    )
     # plain functions make their tensors where they are told to
     with unchanged(), nullcontext() if place.type == "cpu" else place:
-        pyro.set_rng_seed(seed)  # autoguides may draw where they begin
-        trainer.check()
-        pyro.set_rng_seed(seed)  # and the check's own draws do not count
+        known = set(svi.tensors())
+        batch = _prepare(trainer, schedule, schedule_interval)
         work = batch_size * sum(parameter.numel() for parameter in svi.pair.parameters.values())
-        folder = None if run_dir is None else RunFolder(run_dir)
         with _threads(1 if work < _SMALL else torch.get_num_threads()):
-            history = trainer.run(epochs, folder, validation, progress)
-    return Run(model, guide, history, None if folder is None else folder.path)
+            if folder is not None:
+                lazy = not set(svi.tensors()) <= known
+                _begin(folder, trainer, config, batch, lazy)
+            interrupts = trainer.run(epochs, folder, progress)
+    interrupts.obey()
+    which: Which = "best" if trainer.use_best() else "last"
+    path = None if folder is None else folder.path
+    return Run(model, guide, trainer.history, path, config, which)
 
 
 def _loaded(data: Source, inputs: Sequence[str]) -> Data:
@@ -135,6 +228,12 @@ def _loaded(data: Source, inputs: Sequence[str]) -> Data:
     return found
 
 
+def _described(data: Source) -> Any:
+    if isinstance(data, str | os.PathLike):
+        return {"class_path": "pyro_vae.data.load", "init_args": {"source": os.fspath(data)}}
+    return describe(data)
+
+
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -145,127 +244,96 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Trainer:
-    r"""What happens in one epoch."""
+def _prepare(
+    trainer: Trainer, schedule: Callable[[Optimizer], LRScheduler] | None, interval: Interval
+) -> tuple[Tensor, ...]:
+    r"""Checks the programs, makes optimiser and schedule; returns what a batch consists of."""
+    pyro.set_rng_seed(trainer.seed)  # autoguides may draw where they begin
+    batch = _check(trainer)
+    pyro.set_rng_seed(trainer.seed)  # and the check's own draws do not count
+    optimizer = trainer.svi.prepare(*batch)
+    if schedule is not None:
+        made = schedule(optimizer)
+        if not isinstance(made, LRScheduler):
+            raise TypeError(
+                "expected schedule to make a torch.optim.lr_scheduler of an optimiser, as "
+                "functools.partial(ExponentialLR, gamma=0.99) does, got one that makes "
+                f"{type(made).__name__}"
+            )
+        trainer.schedule, trainer.by_step = made, interval == "step"
+    return batch
 
-    def __init__(
-        self, svi: SVI, data: Data, inputs: tuple[str, ...], batch_size: int, seed: int
-    ) -> None:
-        self.svi, self.data, self.inputs, self.batch_size = svi, data, inputs, batch_size
-        self.seed, self.step, self.features = seed, 0, 0
-        self.generator = self._seeded()
-        self.steps = math.ceil(len(data.train["x"]) / batch_size)
 
-    def run(
-        self, epochs: int, folder: RunFolder | None, validation: bool, shown: bool
-    ) -> list[Row]:
-        r"""Takes all epochs, and writes each down."""
-        history: list[Row] = []
-        try:
-            with TrainingProgress(epochs, self.steps, shown) as progress:
-                for epoch in range(1, epochs + 1):
-                    means = self.train(progress)
-                    validated = self.validate() if validation and self.data.validation else {}
-                    history.append({"epoch": epoch, "step": self.step, **means, **validated})
-                    if folder is not None:
-                        folder.log(history[-1])
-        finally:  # what was trained until an interruption is kept
-            if folder is not None:
-                folder.save(self.svi.tensors())
-                folder.close()
-        return history
-
-    def train(self, progress: TrainingProgress) -> Row:
-        r"""Takes the steps of an epoch; returns means over its data."""
-        for module in self._modules():
-            module.train()
-        fields = self.data.epoch("train", self.generator)
-        found, sizes = [], []
-        for batch in batches(fields, self.batch_size, generator=self.generator):
-            args = self._args(batch)
-            loss, metrics = self.svi.step_with_metrics(*args)
-            self.step += 1
-            if progress.step(metrics, self.data.log_jacobian):
-                self.svi.check_finite(loss, args, {})
-            found.append(metrics)
-            sizes.append(batch["x"].shape[0])
-        self.svi.check_finite(loss, args, {})
-        means = _means(found, sizes)
-        if "elbo" not in means:  # Pyro's objects do not tell
-            means |= self._bound(fields)
-        return self._in_units(means)
-
-    def validate(self) -> Row:
-        r"""The bound on the validation split, with the same noise after each epoch."""
-        found = self._in_units(self._bound(self.data.epoch("validation", self._seeded())))
-        return {f"validation.{name}": value for name, value in found.items()}
-
-    def _bound(self, fields: Fields) -> Row:
-        pair = self.svi.pair
-        estimates = evaluate(
+def _check(trainer: Trainer) -> tuple[Tensor, ...]:
+    r"""Explains what is wrong with the programs or the data, if anything; returns a batch."""
+    pair, data = trainer.svi.pair, trainer.data
+    plate = pair.data_plate
+    fields = data.epoch("train", trainer.seeded())
+    rows = len(fields["x"])
+    first = min(trainer.batch_size, rows)
+    for size in {rows % first or first: None, first: None}:  # the last batch may be shorter
+        args = tuple(field[:size] for field in trainer.args(fields))
+        found = check(
             pair.model,
             pair.guide,
-            fields,
-            metrics=("elbo",),
-            particles=1,
-            inputs=self.inputs,
-            data_plate=pair.data_plate,
-            data_size=self.svi.data_size,
-            seed=self.seed,
+            *args,
+            objective=trainer.svi.loss,
+            data_plate=plate,
+            data_size=trainer.svi.data_size,
         )
-        return {name: float(value) for name, value in estimates.items()}
-
-    def check(self) -> None:
-        r"""Explains what is wrong with the programs or the data, if anything."""
-        pair, plate = self.svi.pair, self.svi.pair.data_plate
-        fields = self.data.epoch("train", self._seeded())
-        rows = len(fields["x"])
-        first = min(self.batch_size, rows)
-        for size in {first: None, rows % first or first: None}:  # the last batch may be shorter
-            args = tuple(field[:size] for field in self._args(fields))
-            found = check(
-                pair.model,
-                pair.guide,
-                *args,
-                objective=self.svi.loss,
-                data_plate=plate,
-                data_size=self.svi.data_size,
-            )
-            require(found)
-        for split in (name for name, found in self.data.splits.items() if found):
-            whole = self._args(self.data.epoch(split, self._seeded()))
-            require(check_rows(pair.model, pair.guide, *whole, data_plate=plate))
-        with torch.no_grad():
-            self.features = discrete_features(pair.draw(args, {}))
-
-    def _in_units(self, row: Row) -> Row:
-        r"""Densities in the data's own units; bits per dimension, where they are defined."""
-        densities = {n: row[n] for n in ("objective", "elbo", "log_likelihood") if n in row}
-        row = {**row, **{n: value + self.data.log_jacobian for n, value in densities.items()}}
-        if self.features:
-            row["bpd"] = -row["elbo"] / (self.features * math.log(2))
-        return row
-
-    def _args(self, batch: Fields) -> tuple[Tensor, ...]:
-        return tuple(batch[name] for name in self.inputs)
-
-    def _seeded(self) -> torch.Generator:
-        return torch.Generator(self.data.train["x"].device).manual_seed(self.seed)
-
-    def _modules(self) -> Iterator[nn.Module]:
-        for program in (self.svi.pair.model, self.svi.pair.guide):
-            yield from modules(program).values()
+        require(found)
+    for split in (name for name, found in data.splits.items() if found):
+        whole = trainer.args(data.epoch(split, trainer.seeded()))
+        require(check_rows(pair.model, pair.guide, *whole, data_plate=plate))
+    with torch.no_grad():
+        trainer.features = discrete_features(pair.draw(args, {}))
+    return args
 
 
-def _means(metrics: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> Row:
-    r"""Means over the data of an epoch: one transfer from the device for each name."""
-    total = sum(sizes)
-    return {
-        name: math.fsum(
-            value * size / total
-            for value, size in zip(
-                torch.stack([row[name] for row in metrics]).tolist(), sizes, strict=True
-            )
-        )
-        for name in metrics[0]
+def _begin(
+    folder: RunFolder,
+    trainer: Trainer,
+    config: Mapping[str, Any],
+    batch: tuple[Tensor, ...],
+    lazy: bool,
+) -> None:
+    r"""Writes what the run is made from; takes up its checkpoint, if it goes on.
+
+    Arguments:
+        folder: Where the run is written.
+        trainer: What trains it.
+        config: What repeats it.
+        batch: What the programs are called with.
+        lazy: Whether they make tensors when they are first called.
+    """
+    svi, data = trainer.svi, trainer.data
+    kept = {
+        "programs": programs_of(config),
+        "setting": {name: config[name] for name in _SETTING}
+        | {"data": getattr(data, "fingerprint", None)},
+        "epochs": config["epochs"],
+        "example": None,
     }
+    if lazy:  # one row will do, as often as there were rows
+        kept["example"] = {"rows": batch[0].shape[0], "fields": [field[:1] for field in batch]}
+    if folder.checkpoint is not None:
+        state = folder.checkpoint.state
+        _compare(state, kept, folder.path)
+        svi.load_state_dict({"tensors": folder.checkpoint.weights, **state["optimizer"]})
+        svi.prepare(*batch)
+        trainer.load_state_dict(state)
+        # a callback's end holds until more epochs are asked for
+        trainer.ended = trainer.ended and config["epochs"] <= state["epochs"]
+    folder.begin(config, environment(trainer.device, trainer.seed), kept)
+
+
+def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    r"""Raises if a run goes on with other arguments than it began with."""
+    had = {"model and guide": found["programs"], **found["setting"]}
+    now = {"model and guide": expected["programs"], **expected["setting"]}
+    for name, value in had.items():
+        if json.dumps(value) != json.dumps(now.get(name)):
+            raise ValueError(
+                f"{path}: expected the {name} that the run began with, {value}, got "
+                f"{now.get(name)}; give the same, or begin another run"
+            )

@@ -18,12 +18,15 @@ class TrainingProgress:
         epochs: The number of epochs.
         steps: The number of steps in an epoch.
         shown: Whether there is a bar at all.
+        done: The number of steps that an earlier process took.
         interval: The time between two lines, in seconds.
     """
 
-    def __init__(self, epochs: int, steps: int, shown: bool = True, interval: float = 0.2) -> None:
+    def __init__(
+        self, epochs: int, steps: int, shown: bool = True, interval: float = 0.2, done: int = 0
+    ) -> None:
         self.epochs, self.steps, self.interval = epochs, steps, interval
-        self.count, self.due = 0, 0.0
+        self.count, self.done, self.due = done, done, 0.0
         columns = (
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=30),
@@ -68,7 +71,7 @@ class TrainingProgress:
             completed=self.count,
             epoch=-(-self.count // self.steps),
             bound=f"{name} {metrics[name].item() + offset:.2f} nats",
-            speed=f"{self.count / max(now - self._start, 1e-9):.0f}",
+            speed=f"{(self.count - self.done) / max(now - self._start, 1e-9):.0f}",
             refresh=True,
         )
         return True

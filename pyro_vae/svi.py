@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import pyro.infer
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from pyro_vae.draws import Draw
@@ -44,6 +45,8 @@ class SVI:
         data_size: The number of data :math:`N`, where a batch is not all and the data plate
             does not say it; it decides what global latents weigh.
         reduction: ``"sum"``: the loss is that of all :math:`N` data; ``"mean"``: of one.
+        clip_norm: The greatest norm that the gradient of all parameters together may have; a
+            longer one is shortened to it.
 
     References:
         | Stochastic Variational Inference (Hoffman et al., 2013)
@@ -70,7 +73,10 @@ class SVI:
         data_plate: str | None = None,
         data_size: int | None = None,
         reduction: Reduction = "sum",
+        clip_norm: float | None = None,
     ) -> None:
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
         if reduction not in get_args(Reduction):
             raise ValueError(f"expected reduction to be 'sum' or 'mean', got {reduction!r}")
         if data_size is not None and data_size < 1:
@@ -79,12 +85,25 @@ class SVI:
         self.pair = Pair(model, guide, data_plate)
         self.optim = optim
         self.loss: Objective | pyro.infer.ELBO = ELBO() if loss is None else loss
-        self.data_size, self.reduction = data_size, reduction
+        self.data_size, self.reduction, self.clip_norm = data_size, reduction, clip_norm
         self.optimizer: Optimizer | None = None
+        self._begun = False
         self._held: dict[str, Tensor] = {}
         self._saved: Mapping[str, Any] | None = None
         self._restored: set[str] = set()
         self._resumed: set[str] = set()
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Optimizer:
+        r"""Inspects the programs on a batch; returns the optimiser that steps will take.
+
+        A learning-rate schedule can be built on it. A state that is to be loaded is taken up.
+
+        Raises:
+            ValueError: If the programs do not fit each other, or have no parameters.
+        """
+        self.pair.plan(args, kwargs)
+        self._restore()
+        return self._optimizer()
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         r"""Takes a gradient step and returns the loss before it, detached, with shape ``()``.
@@ -110,13 +129,19 @@ class SVI:
         loss, gradients, metrics = self.gradients(plan, args, kwargs)
         if loss.device.type == "cpu":  # elsewhere looking at it would wait for the device
             self.check_finite(loss, args, kwargs)
-        if self.optimizer is None:
+        if not self._begun:
             _check_gradients(gradients)
         for parameter in self._parameters().values():  # those of other batches' parts stay put
             parameter.grad = None
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = _laid_out(gradient, parameter)
-        self._optimizer().step()
+        optimizer = self._optimizer()
+        if self.clip_norm is not None:
+            # by name: the order decides how the norm is rounded, and who joined when may differ
+            named = sorted(self._parameters().items())
+            clip_grad_norm_([parameter for _, parameter in named], self.clip_norm)
+        optimizer.step()
+        self._begun = True
         return loss, metrics
 
     @torch.no_grad()
@@ -160,18 +185,22 @@ class SVI:
 
     def state_dict(self) -> dict[str, Any]:
         r"""All that is needed to go on: tensors by name, and the optimiser's state by name."""
+        # what no batch has used yet since it was loaded is handed on
+        waiting = self._saved or {"tensors": {}, "state": {}, "groups": []}
         tensors = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        tensors |= {n: t for n, t in waiting["tensors"].items() if n not in self._restored}
         if self.optimizer is None:
-            return {"tensors": tensors, "state": {}, "groups": []}
+            return {**waiting, "tensors": tensors}
         packed, names = self._optimizer().state_dict(), self._names()
-        return {
-            "tensors": tensors,
-            "state": {names[i]: deepcopy(value) for i, value in packed["state"].items()},
-            "groups": [
-                {**group, "params": [names[i] for i in group["params"]]}
-                for group in packed["param_groups"]
-            ],
-        }
+        state = {names[i]: deepcopy(value) for i, value in packed["state"].items()}
+        left = {n: s for n, s in waiting["state"].items() if n not in self._resumed}
+        groups = [
+            {**group, "params": [names[i] for i in group["params"]]}
+            for group in packed["param_groups"]
+        ]
+        absent = [{**g, "params": [n for n in g["params"] if n in left]} for g in waiting["groups"]]
+        groups += [group for group in absent if group["params"]]
+        return {"tensors": tensors, "state": {**left, **state}, "groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         r"""Takes up what :meth:`state_dict` returned, when the next batch comes.
@@ -182,6 +211,7 @@ class SVI:
             ValueError: At the next step, if a tensor is missing or has another shape.
         """
         self._saved, self._restored, self._resumed = state_dict, set(), set()
+        self._begun = bool(state_dict["groups"])
 
     def _restore(self) -> None:
         if (saved := self._saved) is None:
@@ -243,6 +273,11 @@ class SVI:
     def _optimizer(self) -> Optimizer:
         r"""The one optimiser, with what an earlier batch did not use, without what is gone."""
         parameters = self._parameters()
+        if not parameters:
+            raise ValueError(
+                "expected model and guide to use parameters, got none that requires a gradient: "
+                "use nn.Parameter, PyroParam or pyro.param, and freeze not all of them"
+            )
         if self.optimizer is None:
             self.optimizer = make_optimizer(self.optim, list(parameters.items()))
         elif list(map(id, parameters.values())) != list(map(id, self._held.values())):
@@ -347,12 +382,7 @@ def _check_size(batch: int, size: int) -> None:
 
 
 def _check_gradients(gradients: Sequence[Tensor | None]) -> None:
-    if not gradients:
-        raise ValueError(
-            "expected model and guide to use parameters, got none that requires a gradient: "
-            "use nn.Parameter, PyroParam or pyro.param, and freeze not all of them"
-        )
-    if not any(g is not None and bool(g.any()) for g in gradients):
+    if gradients and not any(g is not None and bool(g.any()) for g in gradients):
         raise ValueError(
             "expected a gradient at the first step, got none or zero for every parameter: look "
             "for .detach(), .data, .item() or torch.no_grad() between parameters and sites, or "

@@ -331,12 +331,29 @@ def test_epochs_and_batches_stay_on_the_device(device: str) -> None:
     assert batch["x"].shape == (32, 1, 8, 8)
 
 
+@pytest.mark.parametrize("binarization", ["none", "dynamic"])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("start", [0, 1, 7, 20, 21, 30])
+def test_an_epoch_goes_on_where_it_was_left(binarization: Any, shuffle: bool, start: int) -> None:
+    data = load("digits", binarization=binarization)
+    first, second = Generator().manual_seed(3), Generator().manual_seed(3)
+    fields = data.epoch("train", first)
+    expected = list(batches(fields, 64, shuffle=shuffle, generator=first))
+    found = list(data.batches("train", 64, shuffle=shuffle, start=start, generator=second))
+
+    assert len(found) == max(0, 21 - start)
+    for batch, other in zip(found, expected[start:], strict=True):
+        torch.testing.assert_close(batch, other, rtol=0, atol=0)
+    assert (first.get_state() == second.get_state()).all()
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "no such split": (lambda: load("digits").epoch("valid"), "split of train, validation, test"),
     "no rows in split": (lambda: load(X, test=0).epoch("test"), "expected a test split, got none"),
     "batch size": (lambda: batches({"x": X}, 0), "expected a positive batch_size, got 0"),
+    "start": (lambda: load("digits").batches(start=-1), "expected start to be at least 0, got -1"),
     "no batch": (lambda: batches({"x": X}, 9, drop_last=True), "one batch of 9 rows, got 8"),
     "no rows": (lambda: batches({"x": X[:0]}, 9), "one batch of 9 rows, got 0"),
     "no fields": (lambda: batches({}, 9), "one batch of 9 rows, got 0"),

@@ -1,6 +1,5 @@
 r"""The loop: it reaches known optima, repeats itself, writes what it did, refuses what is wrong."""
 
-import csv
 import math
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,6 @@ import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
-from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from zoo import ZOO, local_and_global
 
@@ -227,52 +224,6 @@ def test_global_latents_are_weighed_by_the_training_data() -> None:
             optimizer=partial(torch.optim.Adam, lr=rate),
         )
     assert guide.scales.mu.item() == pytest.approx(1 / math.sqrt(201), rel=0.1)
-
-
-def test_a_folder_holds_what_was_trained(tmp_path: Path) -> None:
-    model, guide, x = small()
-    run = quiet(model, guide, x, epochs=3, run_dir=tmp_path / "a" / "run")
-    assert run.path == tmp_path / "a" / "run"
-
-    with (run.path / "metrics.csv").open() as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    assert rows == run.history
-    assert set(rows[0]) == {
-        *("epoch", "step", "objective", "elbo", "log_likelihood", "kl", "kl.z", "bpd"),
-    }
-    for row in rows:
-        assert row["bpd"] == pytest.approx(-row["elbo"] / (F * math.log(2)))
-
-    saved = load_file(run.path / "weights.safetensors")
-    expected = {f"model.{k}": v for k, v in model.state_dict().items()}
-    expected |= {f"guide.{k}": v for k, v in guide.state_dict().items()}
-    assert saved.keys() == expected.keys()
-    assert all(torch.equal(saved[key], value) for key, value in expected.items())
-
-    events = EventAccumulator(str(run.path)).Reload().Scalars("elbo")
-    assert [event.step for event in events] == [row["step"] for row in run.history]
-    assert [event.value for event in events] == pytest.approx([r["elbo"] for r in run.history])
-    names = {path.name for path in run.path.iterdir() if "tfevents" not in path.name}
-    assert names == {"metrics.csv", "weights.safetensors"}
-
-
-def test_weights_of_plain_functions_are_saved_by_name(tmp_path: Path) -> None:
-    model, guide, (x,) = ZOO["plain_functions"]()
-    run = quiet(model, guide, x, epochs=1, run_dir=tmp_path / "run")
-    saved = load_file(run.path / "weights.safetensors")
-    assert {"model.prior_scale", "model.noise", "model.decoder.0.weight"} <= saved.keys()
-    unconstrained = dict(pyro.get_param_store().named_parameters())["noise"]
-    assert torch.equal(saved["model.noise"], unconstrained)
-
-
-def test_an_occupied_folder_is_left_alone(tmp_path: Path) -> None:
-    model, guide, x = small()
-    (tmp_path / "notes.txt").write_text("mine")
-    before = [p.detach().clone() for p in model.parameters()]
-    with pytest.raises(ValueError, match="new or empty folder"):
-        quiet(model, guide, x, epochs=1, run_dir=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
 class Exploding(nn.Module):

@@ -5,6 +5,7 @@ __all__ = ["Binarization", "Data", "Fields", "Split", "batches"]
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -141,6 +142,47 @@ class Data:
             check_generator(generator, fields["x"].device)
             return {**fields, "x": torch.bernoulli(fields["x"], generator=generator)}
         return fields
+
+    def batches(
+        self,
+        split: Split = "train",
+        batch_size: int = 64,
+        *,
+        generator: Generator | None = None,
+        shuffle: bool = True,
+        start: int = 0,
+        workers: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Fields]:
+        r"""The batches of an epoch (:meth:`epoch`), from a position in it on.
+
+        All that is random is drawn from the generator when this is called: first what
+        :meth:`epoch` draws, then the order of the rows. From the state that the generator had at
+        the beginning of an epoch, ``start=k`` gives what an uninterrupted epoch gives from its
+        batch :math:`k` on, and leaves the generator in the same state.
+
+        Arguments:
+            split: The name of the split.
+            batch_size: The number of rows in a batch; the last one may have fewer.
+            generator: The source of randomness, on the device of the fields.
+            shuffle: Whether rows are put in random order first.
+            start: The number of batches that are skipped.
+            workers: The number of processes that read rows that are not in memory.
+            device: Where batches go, by default where the fields are.
+
+        Raises:
+            ValueError: If there is no such split, a number is out of range, or the generator is
+                on another device.
+        """
+        for name, count in (("start", start), ("workers", workers)):
+            if count < 0:
+                raise ValueError(f"expected {name} to be at least 0, got {count}")
+        fields = self.epoch(split, generator)
+        found = batches(fields, batch_size, shuffle=shuffle, generator=generator)
+        rest = islice(found, start, None)
+        if device is None:
+            return rest
+        return ({name: field.to(device) for name, field in batch.items()} for batch in rest)
 
 
 def check_splits(splits: Mapping[str, Fields], origin: str) -> None:

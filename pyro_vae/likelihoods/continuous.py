@@ -100,6 +100,7 @@ class NormalLearnedScale(nn.Module):
         super().__init__()
         check_scale("init", init)
 
+        self.init = init
         self.log_scale = nn.Parameter(torch.tensor(math.log(init)))
 
     @property

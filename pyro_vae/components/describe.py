@@ -1,0 +1,102 @@
+r"""What a part was made of, as plain data."""
+
+__all__ = ["describe", "remember"]
+
+import weakref
+from collections.abc import Mapping
+from functools import partial
+from inspect import isclass, isroutine
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae.components import files
+from pyro_vae.components.arguments import arguments
+from pyro_vae.components.kinds import HOMES, Kind, exported
+
+# by identity, since equal parts may have been made differently
+_MADE: dict[int, tuple[weakref.ref[Any], dict[str, Any]]] = {}
+
+
+def remember(thing: Any, description: dict[str, Any]) -> None:
+    r"""Keeps the description of a part, as long as the part lives."""
+    key = id(thing)
+    _MADE[key] = (weakref.ref(thing, lambda _: _MADE.pop(key, None)), description)
+
+
+def describe(thing: Any) -> Any:
+    r"""Describes a part such that :func:`build` makes another of the description.
+
+    The description of what was built is ``{"class_path": …, "init_args": {…}}``, also of
+    exported classes, of likelihoods and objectives that keep their arguments as attributes, and
+    of a :func:`functools.partial` of these. Of other things made in Python it is
+    ``{"given": their name}``, and plain data describe themselves.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> describe(partial(torch.optim.Adam, lr=0.1))
+        {'class_path': 'torch.optim.Adam', 'init_args': {'lr': 0.1}}
+        >>> describe(torch.nn.Linear(2, 3))
+        {'given': 'torch.nn.modules.linear.Linear'}
+    """
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, list | tuple):
+        return [describe(value) for value in thing]
+    if isinstance(thing, Mapping):
+        return {str(name): describe(value) for name, value in thing.items()}
+    return _made(thing) or _named(thing) or _partial(thing) or _attributes(thing) or _given(thing)
+
+
+def _made(thing: Any) -> dict[str, Any] | None:
+    reference, description = _MADE.get(id(thing), (None, {}))
+    return {**description} if reference is not None and reference() is thing else None
+
+
+def _named(thing: Any) -> dict[str, Any] | None:
+    r"""A class or function that has a name which :func:`find` finds."""
+    path = _path(thing) if isclass(thing) or isroutine(thing) else None
+    return None if path is None else {"class_path": path, "init_args": {}}
+
+
+def _path(thing: Any) -> str | None:
+    for kind, homes in HOMES.items():
+        for home in homes:
+            for name, value in exported(home, kind).items():
+                if value is thing:
+                    return f"{home}.{name}"
+    return files.class_path(thing)
+
+
+def _partial(thing: Any) -> dict[str, Any] | None:
+    if not isinstance(thing, partial) or thing.args:
+        return None
+    inner = describe(thing.func)
+    if "class_path" not in inner:
+        return None
+    given = {**inner["init_args"], **{n: describe(value) for n, value in thing.keywords.items()}}
+    return {**inner, "init_args": given}
+
+
+def _attributes(thing: Any) -> dict[str, Any] | None:
+    r"""An instance of ours that keeps all its arguments as plain attributes of their names."""
+    kinds: tuple[Kind, ...] = ("likelihood", "objective")
+    for kind in kinds:
+        if type(thing) in exported(HOMES[kind][0], kind).values():
+            values = {n: getattr(thing, n, thing) for n in arguments(type(thing), kind)}
+            values = {n: v.item() if _is_number(v) else v for n, v in values.items()}
+            if all(isinstance(v, bool | int | float | str | None) for v in values.values()):
+                return {"class_path": _path(type(thing)), "init_args": values}
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 0
+
+
+def _given(thing: Any) -> dict[str, Any]:
+    while isinstance(thing, partial):
+        thing = thing.func
+    named = thing if isclass(thing) or isroutine(thing) else type(thing)
+    return {"given": f"{named.__module__}.{named.__qualname__}"}
