@@ -41,7 +41,7 @@ def test_a_config_repeats_its_run_in_another_folder() -> None:
     options = ["--guide", "AmortizedMultivariateNormal", "--batch-size", "50", "--seed", "3"]
     assert main([*SHORT, *options, "--out", "first"]) == 0
     config = yaml.safe_load(Path("first/config.yaml").read_text())
-    assert config["guide"] == "AmortizedMultivariateNormal"
+    assert config["guide"]["class_path"] == "AmortizedMultivariateNormal"
     assert (config["epochs"], config["batch_size"], config["seed"]) == (2, 50, 3)
 
     assert main(["fit", "--config", "first/config.yaml"]) == 0
@@ -64,7 +64,7 @@ def test_other_data_likelihoods_and_binarization() -> None:
     lines = ["a,b,c", *(",".join(f"{value:.4f}" for value in row) for row in rows)]
     Path("rows.csv").write_text("\n".join(lines))
     assert main([*SHORT, "--data", "rows.csv", "--likelihood", "NormalPredictedScale"]) == 0
-    assert main([*SHORT, "--binarization", "dynamic", "--out", "dynamic"]) == 0
+    assert main([*SHORT, "--data.binarization", "dynamic", "--out", "dynamic"]) == 0
     assert Path("runs/vae-rows/samples.png").exists()
 
 
@@ -80,15 +80,18 @@ ERRORS = {
     "likelihood that does not fit": (["--likelihood", "Bernoulli"], "Binomial(total_count=16)"),
     "data": (["--data", "digit"], "did you mean 'digits'?"),
     "file": (["--data", "missing.csv"], "missing.csv"),
-    "binarization": (["--binarization", "often"], "'none', 'static' or 'dynamic', got 'often'"),
+    "binarization": (
+        ["--data.binarization", "often"],
+        "'none' | 'static' | 'dynamic', got 'often'",
+    ),
     "epochs": (["--epochs", "0"], "epochs"),
     "particles": (["--particles", "0"], "particles"),
     "seed": (["--seed", "-1"], "seed"),
     "meta device": (["--device", "meta"], "a device that is here"),
-    "no model": (["--model", "null"], "expected one of pyro_vae.models"),
+    "no model": (["--model", "nul"], "expected one of pyro_vae.models"),
     "no test rows": (["--data", "few.npy"], "enough rows for a test split"),
     "folder in a file": (["--out", "occupied/run"], "a folder that can be made"),
-    "label": (["--label", "y"], "label"),
+    "label": (["--data.label", "y"], "label"),
     "no number": (["--epochs", "many"], "epochs"),
     "option": (["--epoch-count", "3"], "--epoch-count"),
     "device": (["--device", "gpu"], "a device that is here"),

@@ -3,6 +3,7 @@ r"""Parts of a run by name and description, built from an allow-list only."""
 __all__ = [
     "Argument",
     "Kind",
+    "argument_texts",
     "arguments",
     "build",
     "choices",
@@ -10,14 +11,19 @@ __all__ = [
     "dump_config",
     "files_of",
     "find",
+    "full_name",
     "read_config",
+    "split_file",
     "suggestion",
+    "summary",
+    "type_name",
 ]
 
-from pyro_vae.components.arguments import Argument, arguments
+from pyro_vae.components.arguments import Argument, arguments, type_name
 from pyro_vae.components.build import build
 from pyro_vae.components.config import dump_config, read_config
 from pyro_vae.components.describe import describe
-from pyro_vae.components.files import files_of
-from pyro_vae.components.find import find
+from pyro_vae.components.documentation import argument_texts, summary
+from pyro_vae.components.files import files_of, split_file
+from pyro_vae.components.find import find, full_name
 from pyro_vae.components.kinds import Kind, choices, suggestion

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from inspect import Parameter, isclass, signature
+from inspect import Parameter, isclass, isfunction, signature
 from types import SimpleNamespace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -55,7 +55,7 @@ class Argument:
 
 
 def arguments(thing: Callable[..., Any], kind: Kind) -> dict[str, Argument]:
-    r"""The arguments by name that describe a part of a kind.
+    r"""The arguments by name that describe a part of a kind; a program that is a function has none.
 
     Example:
         >>> from pyro_vae.models import VAE
@@ -64,6 +64,8 @@ def arguments(thing: Callable[..., Any], kind: Kind) -> dict[str, Argument]:
         >>> arguments(VAE, "model")["decoder"].kind
         'network'
     """
+    if kind in ("model", "guide") and isfunction(thing):
+        return {}
     hints = _hints(thing)
     skipped = _LATER.get(kind, frozenset())
     found = {}
@@ -123,7 +125,7 @@ def type_name(kind: Any) -> str:
 def _hints(thing: Any) -> dict[str, Any]:
     function = thing.__init__ if isclass(thing) else thing
     raw = {name: p.annotation for name, p in signature(thing).parameters.items()}
-    found = {}
+    found: dict[str, Any] = {}
     for name, annotation in raw.items():
         # one by one, since torch has names that only type checkers know
         one = SimpleNamespace(__annotations__={name: annotation})

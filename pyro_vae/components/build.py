@@ -9,9 +9,8 @@ from typing import Any
 
 from pyro_vae.components.arguments import Argument, arguments, checked
 from pyro_vae.components.describe import describe, remember
-from pyro_vae.components.files import split_file
-from pyro_vae.components.find import find
-from pyro_vae.components.kinds import HOMES, Kind, suggestion
+from pyro_vae.components.find import find, full_name
+from pyro_vae.components.kinds import Kind, suggestion
 from pyro_vae.nn import FACTS
 
 Spec = str | Mapping[str, Any]
@@ -56,26 +55,20 @@ def build(
     name, given = _parts(spec, kind)
     allow = tuple(allow)
     thing = find(name, kind, allow=allow, files=files)
-    path = _recorded(name, kind)
-    if kind in ("model", "guide") and isfunction(thing):
-        _check_names(name, {}, given)
-        made = thing
-        values: dict[str, Any] = {}
-    else:
-        wanted = arguments(thing, kind)
-        _check_names(name, wanted, given, _variadic(thing))
-        filled = {k: v for k, v in (known or {}).items() if k in wanted and given.get(k) is None}
-        values = {
-            key: _value(wanted.get(key), value, name, allow, files)
-            for key, value in given.items()
-            if key not in filled
-        }
-        values |= filled
-        _check_complete(name, wanted, values)
-        made = _call(thing, kind, values)
-    if made is not thing or isfunction(made):
-        init_args = {key: describe(value) for key, value in values.items()}
-        remember(made, {"class_path": path, "init_args": init_args})
+    wanted = arguments(thing, kind)
+    program = kind in ("model", "guide") and isfunction(thing)
+    _check_names(name, wanted, given, variadic=not program and _variadic(thing))
+
+    filled = {k: v for k, v in (known or {}).items() if k in wanted and given.get(k) is None}
+    values = {
+        key: _value(wanted.get(key), value, name, allow, files)
+        for key, value in given.items()
+        if key not in filled
+    } | filled
+    _check_complete(name, wanted, values)
+    made = thing if program else _call(thing, kind, values)
+    init_args = {key: describe(value) for key, value in values.items()}
+    remember(made, {"class_path": full_name(name, kind), "init_args": init_args})
     return made
 
 
@@ -99,16 +92,7 @@ def _parts(spec: Any, kind: Kind) -> tuple[str, Mapping[str, Any]]:
     return spec["class_path"], given or {}
 
 
-def _recorded(name: str, kind: Kind) -> str:
-    r"""A name in full."""
-    if (parts := split_file(name)) is not None:
-        return f"{parts[0]}:{parts[1]}"
-    return name if "." in name else f"{HOMES[kind][0]}.{name}"
-
-
-def _check_names(
-    owner: str, wanted: Iterable[str], given: Iterable[str], variadic: bool = False
-) -> None:
+def _check_names(owner: str, wanted: Iterable[str], given: Iterable[str], variadic: bool) -> None:
     names = list(wanted)
     for name in () if variadic else given:
         if name not in names:

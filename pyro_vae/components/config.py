@@ -53,8 +53,11 @@ def _sequence(dumper: _Dumper, values: list[Any] | tuple[Any, ...]) -> yaml.Sequ
     return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
 
 
+# of subclasses, too: torch.Size, restricted numbers
 _Dumper.add_representer(list, _sequence)
-_Dumper.add_representer(tuple, _sequence)
+_Dumper.add_multi_representer(tuple, _sequence)
+_Dumper.add_multi_representer(int, lambda dumper, value: dumper.represent_int(int(value)))
+_Dumper.add_multi_representer(float, lambda dumper, value: dumper.represent_float(float(value)))
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -109,10 +112,10 @@ def _check_events(text: str) -> None:
     r"""Refuses what is not plain before anything is built of it."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise _error(event, "no anchors or aliases")
-        if getattr(event, "tag", None):
-            raise _error(event, f"no tags, got {event.tag!r}")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise _error(event, f"no tags, got {tag!r}")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:

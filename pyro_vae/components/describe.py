@@ -4,6 +4,8 @@ __all__ = ["describe", "remember"]
 
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
+from copy import deepcopy
 from functools import partial
 from inspect import isclass, isroutine
 from typing import Any
@@ -21,7 +23,8 @@ _MADE: dict[int, tuple[weakref.ref[Any], dict[str, Any]]] = {}
 def remember(thing: Any, description: dict[str, Any]) -> None:
     r"""Keeps the description of a part, as long as the part lives."""
     key = id(thing)
-    _MADE[key] = (weakref.ref(thing, lambda _: _MADE.pop(key, None)), description)
+    with suppress(TypeError):  # what has slots cannot be watched, and counts as made in Python
+        _MADE[key] = (weakref.ref(thing, lambda _: _MADE.pop(key, None)), description)
 
 
 def describe(thing: Any) -> Any:
@@ -51,7 +54,7 @@ def describe(thing: Any) -> Any:
 
 def _made(thing: Any) -> dict[str, Any] | None:
     reference, description = _MADE.get(id(thing), (None, {}))
-    return {**description} if reference is not None and reference() is thing else None
+    return deepcopy(description) if reference is not None and reference() is thing else None
 
 
 def _named(thing: Any) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 r"""From a name to what it names, if that may be built."""
 
-__all__ = ["find", "is_package_entry"]
+__all__ = ["find", "full_name"]
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -79,13 +79,20 @@ def find(
     return _in_package(name, home, attribute, kind, allow)
 
 
-def is_package_entry(entry: str) -> bool:
-    r"""Whether an entry of ``allow`` names a package, and no file."""
-    return not entry.endswith(".py")
+def full_name(name: str, kind: Kind) -> str:
+    r"""A name in full: a dotted path, or an absolute path of a file and what it defines.
+
+    Example:
+        >>> full_name("VAE", "model")
+        'pyro_vae.models.VAE'
+    """
+    if (parts := split_file(name)) is not None:
+        return f"{parts[0]}:{parts[1]}"
+    return name if "." in name else f"{HOMES[kind][0]}.{name}"
 
 
 def _in_package(name: str, home: str, attribute: str, kind: Kind, allow: Iterable[str]) -> Any:
-    packages = [entry for entry in allow if is_package_entry(entry)]
+    packages = [entry for entry in allow if not entry.endswith(".py")]
     above = [entry for entry in packages if home == entry or home.startswith(f"{entry}.")]
     public = all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
     if not above or not public:

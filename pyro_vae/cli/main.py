@@ -2,18 +2,17 @@ r"""The command line: it parses, calls and prints."""
 
 __all__ = ["main"]
 
-import difflib
 import math
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
-from inspect import isclass, signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from pyro_vae import __version__
@@ -36,10 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["fit", "--model", "VAEE"])
         2
     """
-    fit = _fit_parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser(fit).parse_args(arguments)
-        _fit(options.fit, fit)
+        if words[:1] == ["fit"]:
+            _fit(words[1:])
+        else:
+            _parser(_fit_parser()).parse_args(words)
     except (ArgumentError, OSError, TypeError, ValueError) as error:
         print("pyro-vae: error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
         return 2
@@ -62,16 +63,13 @@ def _parser(fit: ArgumentParser) -> ArgumentParser:
 
 
 def _fit_parser() -> ArgumentParser:
-    fit = ArgumentParser(description="Train a model and its guide, evaluate and draw them.")
-    fit.add_argument("--config", action="config", help="a config.yaml, such as a run's folder has")
+    fit = ArgumentParser(
+        prog="pyro-vae fit",
+        usage="pyro-vae fit [OPTIONS]",
+        description="Train a model and its guide, evaluate and draw them.",
+        exit_on_error=False,
+    )
     for name, default, text in (
-        ("model", "VAE", "generative program, of pyro_vae.models"),
-        ("guide", "AmortizedNormal", "program that draws its latents, of pyro_vae.guides"),
-        ("objective", "ELBO", "what is maximised, of pyro_vae.objectives"),
-        ("likelihood", None, "likelihood, of pyro_vae.likelihoods (by default the data's own)"),
-        ("data", "digits", "digits, mnist, fashion-mnist, static-mnist, or an .npy, .npz or .csv"),
-        ("label", None, "column of a .csv that holds labels, which no program gets"),
-        ("binarization", "none", "none, static (drawn once) or dynamic (drawn each epoch)"),
         ("device", "auto", "auto (CUDA where there is one), cpu, cuda, …"),
         ("out", None, "the run's folder (by default a new one in runs)"),
     ):
@@ -84,39 +82,38 @@ def _fit_parser() -> ArgumentParser:
         ("particles", PositiveInt, 1000, "draws for each datum's evidence"),
     ):
         fit.add_argument(f"--{name}", type=whole, default=value, help=text)
-    fit.add_argument(
-        "--download", action="store_true", help="fetch files of the data that are not there"
-    )
     return fit
 
 
-def _fit(options: Namespace, parser: ArgumentParser) -> None:
+def _fit(flags: Sequence[str]) -> None:
     import pyro
 
-    from pyro_vae.data import load
+    from pyro_vae import components
+    from pyro_vae.cli.options import parse_options
     from pyro_vae.loop import fit
 
-    objective = _find("objectives", options.objective)()
-    data = load(
-        options.data,
-        binarization=options.binarization,
-        label=options.label,
-        download=options.download,
-        seed=options.seed,
-    )
+    found = parse_options(_fit_parser(), flags)
+    options = SimpleNamespace(**found)
+    allowed = {"allow": options.allow, "files": options.files}
+    objective = components.build(options.objective, "objective", **allowed)
+    optimizer = components.build(options.optimizer, "optimizer", **allowed)
+    data = components.build(options.data, "data", known={"seed": options.seed})
     if not data.test:
         raise ValueError(f"expected enough rows for a test split, got {data}")
     pyro.set_rng_seed(options.seed)
-    likelihood = _likelihood(options.likelihood, data)
+    likelihood = data.likelihood
+    if options.likelihood is not None:
+        likelihood = components.build(options.likelihood, "likelihood", **allowed)
     known = {"event_shape": data.event_shape, "likelihood": likelihood}
-    model = _build("models", options.model, known)
-    guide = _build("guides", options.guide, known)
+    model = components.build(options.model, "model", known=known, **allowed)
+    guide = components.build(options.guide, "guide", known=known, **allowed)
     folder = Path(options.out) if options.out else _new_folder(options)
     run = fit(
         model,
         guide,
         data,
         objective=objective,
+        optimizer=optimizer,
         epochs=options.epochs,
         batch_size=options.batch_size,
         device=options.device,
@@ -124,63 +121,33 @@ def _fit(options: Namespace, parser: ArgumentParser) -> None:
         run_dir=folder,
         progress=sys.stderr.isatty(),
     )
-    options.out = None  # as a config it repeats the run, in a folder of its own
-    (folder / "config.yaml").write_text(parser.dump(options))
+    parts = ("model", "guide", "objective", "likelihood", "optimizer", "schedule", "data")
+    own = {
+        key: found[key] for key in (*parts, "device", "epochs", "batch_size", "seed", "particles")
+    }
+    files = components.files_of(own)
+    config = components.dump_config({"format": 1, **own, "files": files})
+    (folder / "config.yaml").write_text(config)
     _report(run, data, options)
     _draw(run, data, options, folder)
     print(f"Weights, metrics and pictures are in {folder}")  # noqa: T201
 
 
-def _find(package: str, name: str) -> Any:
-    r"""The class of that name in a package of ours."""
-    module = import_module(f"pyro_vae.{package}")
-    found = {n: c for n, c in vars(module).items() if isclass(c) and _is_program_part(c)}
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"expected one of pyro_vae.{package} ({', '.join(sorted(found))}), got {name!r}{hint}"
-        )
-    return found[name]
+def _name(spec: dict[str, Any]) -> str:
+    return re.split(r"[.:]", spec["class_path"])[-1]
 
 
-def _is_program_part(kind: type) -> bool:
-    r"""Whether a class is to be built: no protocol, and no mere tuple of results."""
-    return not getattr(kind, "_is_protocol", False) and not issubclass(kind, tuple)
-
-
-def _build(package: str, name: str, known: dict[str, Any]) -> Any:
-    r"""An instance, given those of the known arguments that its constructor has."""
-    kind = _find(package, name)
-    wanted = signature(kind).parameters
-    return kind(**{key: value for key, value in known.items() if key in wanted})
-
-
-def _likelihood(name: str | None, data: "Data") -> Any:
-    r"""The data's own likelihood, or another that its constructor makes without arguments."""
-    natural = data.likelihood
-    if name is None or name == type(natural).__name__:
-        return natural
-    kind = _find("likelihoods", name)
-    try:
-        return kind()
-    except TypeError as error:
-        raise ValueError(
-            f"expected a likelihood that needs no arguments, or the data's own "
-            f"({type(natural).__name__}), got {name}: {error}; build it in Python"
-        ) from error
-
-
-def _new_folder(options: Namespace) -> Path:
+def _new_folder(options: SimpleNamespace) -> Path:
     r"""The first of ``runs/vae-digits``, ``runs/vae-digits-2``, … that is free."""
-    name = f"{options.model}-{Path(options.data).stem}".lower()
+    source = Path(options.data["init_args"]["source"]).stem
+    name = f"{_name(options.model)}-{source}".lower()
     count = 1
     while (path := Path("runs", name if count == 1 else f"{name}-{count}")).exists():
         count += 1
     return path
 
 
-def _report(run: "Run", data: "Data", options: Namespace) -> None:
+def _report(run: "Run", data: "Data", options: SimpleNamespace) -> None:
     r"""Evaluates a run on the test data and prints what came out."""
     from rich.console import Console
 
@@ -205,7 +172,7 @@ def _report(run: "Run", data: "Data", options: Namespace) -> None:
         bits = estimates["bpd"]
         rows["bits per dimension"] = replace(bits, stderr=math.nan) if loose else bits
     console = Console()
-    console.print(report.table(rows, f"{options.model} on {data.name}, test data"))
+    console.print(report.table(rows, f"{_name(options.model)} on {data.name}, test data"))
     if loose:
         console.print(
             f"The evidence is a lower bound: at {share:.0%} of the data a few particles outweigh "
@@ -215,7 +182,7 @@ def _report(run: "Run", data: "Data", options: Namespace) -> None:
         )
 
 
-def _draw(run: "Run", data: "Data", options: Namespace, folder: Path) -> None:
+def _draw(run: "Run", data: "Data", options: SimpleNamespace, folder: Path) -> None:
     r"""Draws samples, reconstructions, latents and curves into the run's folder."""
     import torch
 
