@@ -2,7 +2,6 @@ r"""The loop: it reaches known optima, repeats itself, writes what it did, refus
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyro
