@@ -1,11 +1,13 @@
 r"""Training: the only loop."""
 
-__all__ = ["fit"]
+__all__ = ["Callback", "Event", "fit"]
 
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae.checks import check, check_rows, require
+from pyro_vae.checks import Finding, check, check_rows, require, warn
 from pyro_vae.components import build, describe, files_of
 from pyro_vae.data import Data, load
 from pyro_vae.devices import find_device
@@ -24,9 +26,9 @@ from pyro_vae.evaluation import discrete_features
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
 from pyro_vae.programs import Program, modules, unchanged
-from pyro_vae.runs import Run, RunFolder, Which, environment, programs_of
+from pyro_vae.runs import Row, Run, RunFolder, Which, environment, programs_of
 from pyro_vae.svi import SVI
-from pyro_vae.training import Callback, Trainer
+from pyro_vae.training import Trainer
 
 # products of parameters and batch below which a step is too short to be shared by threads:
 # they wait for one another; where other work held a core, it took 80 ms instead of 4.4
@@ -40,6 +42,24 @@ _SETTING = (
 
 Source = Any  # what pyro_vae.data.load takes
 Interval = Literal["epoch", "step"]
+
+
+@dataclass(frozen=True)
+class Event:
+    r"""What a callback of :func:`pyro_vae.fit` is told at the end of an epoch.
+
+    Arguments:
+        row: The epoch's row of the history: nats per datum by name, the epoch and the step.
+        model: The model as trained so far.
+        guide: The guide as trained so far.
+    """
+
+    row: Mapping[str, float]
+    model: Program
+    guide: Program
+
+
+Callback = Callable[[Event], Any]
 
 
 def fit(
@@ -104,7 +124,7 @@ def fit(
             each epoch.
         patience: The number of epochs without a better bound on the validation split after
             which training ends early.
-        callbacks: Called with an :class:`pyro_vae.training.Event` after each epoch; one that
+        callbacks: Called with an :class:`pyro_vae.loop.Event` after each epoch; one that
             returns True ends training.
         workers: The number of processes that read data which are not in memory.
         run_dir: The folder that the run is written to: configuration, checkpoints, metrics.
@@ -197,7 +217,7 @@ def fit(
         workers=workers,
         validation=validation,
         patience=patience,
-        callbacks=callbacks,
+        tell=partial(_tell, callbacks, model, guide),
     )
     # plain functions make their tensors where they are told to
     with unchanged(), nullcontext() if place.type == "cpu" else place:
@@ -271,9 +291,10 @@ def _check(trainer: Trainer) -> tuple[Tensor, ...]:
     fields = data.epoch("train", trainer.seeded())
     rows = len(fields["x"])
     first = min(trainer.batch_size, rows)
+    findings: list[Finding] = []
     for size in {rows % first or first: None, first: None}:  # the last batch may be shorter
         args = tuple(field[:size] for field in trainer.args(fields))
-        found = check(
+        findings += check(
             pair.model,
             pair.guide,
             *args,
@@ -281,10 +302,12 @@ def _check(trainer: Trainer) -> tuple[Tensor, ...]:
             data_plate=plate,
             data_size=trainer.svi.data_size,
         )
-        require(found)
+        require(findings)
     for split in (name for name, found in data.splits.items() if found):
         whole = trainer.args(data.epoch(split, trainer.seeded()))
-        require(check_rows(pair.model, pair.guide, *whole, data_plate=plate))
+        findings += check_rows(pair.model, pair.guide, *whole, data_plate=plate)
+        require(findings)
+    warn(findings, stacklevel=4)  # the line that called fit
     with torch.no_grad():
         trainer.features = discrete_features(pair.draw(args, {}))
     return args
@@ -337,3 +360,8 @@ def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) 
                 f"{path}: expected the {name} that the run began with, {value}, got "
                 f"{now.get(name)}; give the same, or begin another run"
             )
+
+
+def _tell(callbacks: Sequence[Callback], model: Program, guide: Program, row: Row) -> bool:
+    r"""Calls all callbacks; returns whether one of them ends training."""
+    return True in [callback(Event(row, model, guide)) is True for callback in callbacks]

@@ -1,11 +1,10 @@
 r"""Epochs and steps of a fit, and what must be kept to go on with them."""
 
-__all__ = ["Callback", "Event", "Trainer"]
+__all__ = ["Trainer"]
 
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,28 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from pyro_vae.data import Data, Fields
 from pyro_vae.evaluation import evaluate
 from pyro_vae.interrupts import Interrupts
-from pyro_vae.programs import Program, modules
+from pyro_vae.programs import modules
 from pyro_vae.progress import TrainingProgress
 from pyro_vae.runs import Row, RunFolder, random_state, set_random_state
 from pyro_vae.svi import SVI
-
-
-@dataclass(frozen=True)
-class Event:
-    r"""What a callback of :func:`pyro_vae.fit` is told at the end of an epoch.
-
-    Arguments:
-        row: The epoch's row of the history: nats per datum by name, the epoch and the step.
-        model: The model as trained so far.
-        guide: The guide as trained so far.
-    """
-
-    row: Mapping[str, float]
-    model: Program
-    guide: Program
-
-
-Callback = Callable[[Event], Any]
 
 # what of a trainer is kept as it is; position counts batches of the epoch under way
 _PLAIN = ("history", "step", "epoch", "position", "sizes", "best", "ended")
@@ -55,7 +36,7 @@ class Trainer:
         workers: The number of processes that read data which are not in memory.
         validation: Whether the bound on the validation split is computed after each epoch.
         patience: The number of epochs that training goes on without a better one, if any.
-        callbacks: What is called after each epoch; True ends training.
+        tell: Is given each epoch's row; returns whether training ends.
     """
 
     def __init__(
@@ -70,12 +51,12 @@ class Trainer:
         workers: int = 0,
         validation: bool = True,
         patience: int | None = None,
-        callbacks: Sequence[Callback] = (),
+        tell: Callable[[Row], bool] = lambda row: False,
     ) -> None:
         self.svi, self.data, self.device, self.inputs = svi, data, device, tuple(inputs)
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.validation = validation and bool(data.validation)
-        self.patience, self.callbacks = patience, callbacks
+        self.patience, self.tell = patience, tell
         self.generator = self.seeded()
         if patience is not None and not (patience > 0 and self.validation):
             raise ValueError(
@@ -217,9 +198,7 @@ class Trainer:
         self._step_schedule(row)
         if folder is not None:
             folder.log(row)
-        event = Event(row, self.svi.pair.model, self.svi.pair.guide)
-        for callback in self.callbacks:
-            self.ended |= callback(event) is True
+        self.ended = self.tell(row)
 
     def _keep_best(self, row: Row) -> None:
         value = row.get("validation.elbo", -math.inf)

@@ -4,24 +4,17 @@ A new case is one row.
 """
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from zoo import ZOO, D, F, N, Pair, binary, normal, standard
+from zoo import D, F, N, Pair, binary, normal, standard
 
-from pyro_vae.draws import Draw
-from pyro_vae.guides import AmortizedNormal
-from pyro_vae.likelihoods import Binomial
 from pyro_vae.models import VAE
 from pyro_vae.nn import mlp, positive
-from pyro_vae.objectives import ELBO, Bound
 
 Make = Callable[[Tensor], dist.TorchDistribution]
 
@@ -129,6 +122,11 @@ def repeated(x: Tensor) -> None:
         pyro.sample("x", unit_normal(z.sum(-1, keepdim=True).expand(N, F)), obs=x)
 
 
+def standard_for_all(x: Tensor) -> None:
+    with pyro.plate("data", N, dim=-1):
+        pyro.sample("z", standard(x, D))
+
+
 def unsummed_factor(x: Tensor) -> None:
     sound(x)
     with pyro.plate("rows", x.shape[0], dim=-1):
@@ -193,51 +191,8 @@ def one_event(x: Tensor) -> None:
     pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], D), 1.0).to_event(2))
 
 
-def huge(scale: float) -> Make:
-    return lambda outputs: dist.Normal(outputs[..., :D], scale).to_event(1)
-
-
-def gamma(x: Tensor) -> dist.TorchDistribution:
-    return dist.Gamma(x.new_ones(D), 1.0).to_event(1)
-
-
-def vanishing(outputs: Tensor) -> dist.TorchDistribution:
-    return dist.Normal(outputs, torch.finfo(outputs.dtype).tiny).to_event(1)
-
-
 def grey(outputs: Tensor) -> dist.TorchDistribution:
     return dist.Bernoulli(logits=outputs, validate_args=False).to_event(1)
-
-
-def impossible(outputs: Tensor) -> dist.TorchDistribution:
-    value = outputs[..., :D]
-    return dist.Delta(value, value.new_full(value.shape[:-1], -torch.inf), event_dim=1)
-
-
-class Undefined:
-    r"""An objective that is NaN."""
-
-    particles = 1
-
-    def __call__(self, draw: Draw) -> Bound:
-        value = draw.log_weights.mean(0) * torch.nan
-        return Bound(value, value.mean(), value.mean())
-
-
-def nan_weights() -> Pair:
-    model, guide = Model(), Guide()
-    nn.init.constant_(guide.encoder[0].bias, torch.nan)
-    return model, guide, batch()
-
-
-def nan_param() -> Pair:
-    pyro.param("loc", torch.full((D,), torch.nan))
-    return sound, amortised, batch()
-
-
-def nan_data(x: tuple[Tensor]) -> tuple[Tensor]:
-    x[0][1, 2] = torch.nan
-    return x
 
 
 def misspelt(x: Tensor) -> None:
@@ -246,21 +201,12 @@ def misspelt(x: Tensor) -> None:
         {"scale": 1.0}["scales"]
 
 
-def flattening() -> Pair:
-    return Model(decoder=nn.Sequential(nn.Flatten(1), mlp(D, F, (8,)))), Guide(), batch()
-
-
 def rows_only(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0], dim=-1):
         c = pyro.sample("c", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
         z = pyro.sample("z", standard(x, D))
         loc = torch.cat([z, c[:, None]], dim=1).sum(-1, keepdim=True)
         pyro.sample("x", unit_normal(loc.expand(N, F)), obs=x)
-
-
-def discrete() -> Pair:
-    prior = dist.Bernoulli(torch.full((D,), 0.5)).to_event(1)
-    return Model(prior=lambda x: prior), Guide(bernoulli), batch()
 
 
 def global_class(x: Tensor) -> None:
@@ -422,71 +368,14 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
     ),
     "data plate in one program": (
         lambda: (sound, one_event, batch()),
-        None,
-        "site 'z' inside plate 'data' in both programs, found it there in the model only",
+        "z",
+        r"site 'z' inside plate 'data' in both programs, found it there in the model only: .*guide",
     ),
     "data plate under another name": (
         lambda: (Model(), Guide(plate="batch"), batch()),
-        None,
-        "site 'z' inside plate 'data' in both programs, found it there in the model only",
-    ),
-    "data outside the support": (
-        lambda: (VAE((F,), D), AmortizedNormal((F,), {"z": D}), (255 * binary(N, F),)),
-        "x",
-        r"expected the numbers 0 and 1 \(Bernoulli\), got integers from 0 to 255; .*Binomial",
-    ),
-    "counts beyond the total": (
-        lambda: (
-            VAE((F,), D, Binomial(16)),
-            AmortizedNormal((F,), {"z": D}),
-            (17 + batch()[0] * 0,),
-        ),
-        "x",
-        "expected integers from 0 to 16 .*got integers from 17 to 17",
-    ),
-    "data that are not numbers": (
-        lambda: (sound, amortised, nan_data(batch())),
-        "x",
-        "expected finite real numbers .* 1 NaN; no likelihood",
-    ),
-    "data that are not numbers, encoded": (
-        lambda: (Model(), Guide(), nan_data(batch())),
-        None,
-        "expected finite data, got 1 NaN of 35 values in argument 0 of the batch",
-    ),
-    "latents outside the support": (
-        lambda: (Model(prior=gamma), Guide(), batch()),
         "z",
-        r"expected real numbers .* 0 \(Gamma\), got real numbers from -.* from the guide; choose",
-    ),
-    "weights that are not numbers": (
-        nan_weights,
-        None,
-        "expected finite parameters, got 8 NaN of 8 values in guide.encoder.0.bias",
-    ),
-    "pyro.param that is not a number": (
-        nan_param,
-        None,
-        "expected finite parameters, got 2 NaN of 2 values in loc",
-    ),
-    "value that is not finite": (
-        lambda: (
-            Model(prior=lambda x: dist.Delta(x.new_zeros(D), event_dim=1)),
-            Guide(huge(torch.inf)),
-            batch(),
-        ),
-        "z",
-        "got 14 infinite of 14 values: look for log .*the guide",
-    ),
-    "density that is not finite": (
-        lambda: (Model(likelihood=vanishing), Guide(), batch()),
-        "x",
-        "expected a finite log-density, got 7 infinite of 7 values: .*scales of zero",
-    ),
-    "density of the guide that is not finite": (
-        lambda: (Model(), Guide(impossible), batch()),
-        "z",
-        "expected a finite log-density, got 7 infinite of 7 values: .*the guide",
+        r"'z' in plate 'data', as in the model, got it in plate 'batch' in the guide: give .*"
+        r"pyro.plate\('data', …, dim=-1\) \(the guide",
     ),
     "error of the user's": (
         lambda: (misspelt, amortised, batch()),
@@ -507,67 +396,6 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
     "networks that take no enumerated values": (
         lambda: (rows_only, amortised, batch()),
         None,
-        r"expected the programs to run, .*; where sites are summed out, every value .* from",
-    ),
-}
-
-# name -> (model, guide and batch, objective, what the message must say)
-REFUSED: dict[str, tuple[Callable[[], Pair], Any, str]] = {
-    "no reparametrised site": (
-        discrete,
-        ELBO(),
-        "^expected reparametrised guide sites",
-    ),
-    "no closed form": (ZOO["auto_delta"], ELBO(kl="analytic"), "expected a closed form of KL"),
-    "particles for all data": (
-        ZOO["global_latent"],
-        RenyiELBO(num_particles=2),
-        "batch of 7 of 21",
-    ),
-    "nothing summed out": (ZOO["mixture"], Trace_ELBO(), r"sums out \['c'\], got Trace_ELBO"),
-    "name": (
-        ZOO["vae"],
-        "ELBO",
-        r"such as pyro_vae.objectives.ELBO\(\), .* Trace_ELBO\(\), got 'E",
-    ),
-    "class": (ZOO["vae"], ELBO, "got the class ELBO: make an instance of it$"),
-    "class that says its particles": (ZOO["vae"], Undefined, "got the class Undefined: make an"),
-    "class of Pyro's": (ZOO["vae"], Trace_ELBO, "got the class Trace_ELBO: make an instance"),
-    "function": (ZOO["vae"], nothing, "has particles and is called with a draw, .* got a function"),
-    "particles that cannot be called": (
-        ZOO["vae"],
-        SimpleNamespace(particles=1),
-        "got a SimpleNam",
-    ),
-    "TorchScript": (
-        ZOO["vae"],
-        JitTrace_ELBO(),
-        r"got JitTrace_ELBO, .*: use Trace_ELBO\(\) or py",
-    ),
-    "gradients only": (
-        ZOO["vae"],
-        TraceTailAdaptive_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
-        r"Loss method for TraceTailAdaptive_ELBO not implemented \(the objective\)$",
-    ),
-    "undefined value": (ZOO["vae"], Undefined(), "expected a finite objective, got nan"),
-    "networks of rows": (flattening, ELBO(particles=3), r"one particle works, but with 3 .*\(K, N"),
-    "networks of rows, Pyro's particles": (
-        flattening,
-        Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
-        r"one particle works, but with 3 .*\(K, N, \*\).*or use one",
-    ),
-}
-
-# name -> (model, guide and batch, the site, what the message must say)
-SUSPECT: dict[str, tuple[Callable[[], Pair], str, str]] = {
-    "one datum for a plate of a fixed size": (
-        lambda: (repeated, Guide(lambda h: standard(h, D), size=N), batch(1, F)),
-        "x",
-        r"data of shape \(7, 5\), .*, got \(1, 5\): plate 'data' has size 7, but the batch has 1",
-    ),
-    "data outside a support that is not enforced": (
-        lambda: (Model(likelihood=grey), Guide(), (torch.rand(N, F),)),
-        "x",
-        r"expected the numbers 0 and 1 \(Bernoulli\), got real numbers from",
+        r"expected the programs to run, .*: where sites are summed out, every value .* from",
     ),
 }

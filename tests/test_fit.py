@@ -274,7 +274,7 @@ def test_rows_outside_the_support_are_found_before_training() -> None:
     x[250, 1] = 3.0  # not in the first batch
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(
-        ValueError, match=r"'x'.* from 0 to 3, first in row 250; .*Binomial\(total_count=3\)"
+        ValueError, match=r"'x'.* from 0 to 3, first in row 250: .*Binomial\(total_count=3\)"
     ):
         quiet(model, guide, x, batch_size=20, epochs=1)
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))

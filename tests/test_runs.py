@@ -269,7 +269,7 @@ def test_other_programs_are_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'model.zeros' is \(2,\) of torch.float64"):
         Run.load(tmp_path, model, guide)
     assert all(torch.equal(before[name], tensor) for name, tensor in guide.state_dict().items())
-    with pytest.raises(ValueError, match="of torch.float64, got one that is"):
+    with pytest.raises(ValueError, match=r"of torch\.float64, got one that is"):
         Run.load(tmp_path, *(program.float() for program in programs()))
     with pytest.raises(ValueError, match="'best' or 'last', got 'first'"):
         Run.load(tmp_path, *programs(), weights="first")

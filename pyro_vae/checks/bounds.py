@@ -1,7 +1,8 @@
 r"""What an objective refuses, and what sums and particles ask of programs."""
 
-__all__ = ["check_kind", "check_objective"]
+__all__ = ["check_kind", "check_objective", "many"]
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,17 +10,14 @@ import pyro.infer
 import torch
 
 from pyro_vae.checks.finding import Finding
-from pyro_vae.checks.trial import explain, failure
+from pyro_vae.checks.particles import LEFT, PARTICLES_ADVICE
+from pyro_vae.checks.trial import Trial, explain, failure
+from pyro_vae.layout import latent_sites
 from pyro_vae.objectives import Objective
 from pyro_vae.pair import Pair
 from pyro_vae.svi import SVI
 
-_LEFT = (
-    "every value drawn has {} more on the left, as in (K, N, *): let networks count dimensions "
-    "from the right, as by x.flatten(-2), torch.cat(…, dim=-1), x.reshape(*z.shape[:-1], -1)"
-)
-_SUMMED = "; where sites are summed out, " + _LEFT.format("dimensions")
-_PARTICLES = "; one particle works, but with {} " + _LEFT.format("a dimension") + "; or use one"
+_SUMMED = "where sites are summed out, " + LEFT.format("dimensions")
 
 
 def check_kind(objective: Any) -> Iterator[Finding]:
@@ -27,12 +25,13 @@ def check_kind(objective: Any) -> Iterator[Finding]:
     name = type(objective).__name__
     if isinstance(objective, pyro.infer.ELBO):
         if name.startswith("Jit"):
-            message = (
+            yield Finding(
+                None,
+                "error",
                 f"expected an objective that runs the programs as they are, got {name}, which "
-                f"compiles them by TorchScript: use {name.removeprefix('Jit')}() or "
-                "pyro_vae.objectives.ELBO()"
+                "compiles them by TorchScript",
+                f"use {name.removeprefix('Jit')}() or pyro_vae.objectives.ELBO()",
             )
-            yield Finding(None, "error", message)
         return
     named = isinstance(objective, type)
     if objective is None or (callable(objective) and hasattr(objective, "particles") and not named):
@@ -43,7 +42,7 @@ def check_kind(objective: Any) -> Iterator[Finding]:
         "expected an object such as pyro_vae.objectives.ELBO(), which has particles and is called "
         f"with a draw, or a pyro.infer ELBO object such as Trace_ELBO(), got {got}"
     )
-    yield Finding(None, "error", f"{message}: make an instance of it" if named else message)
+    yield Finding(None, "error", message, "make an instance of it" if named else "")
 
 
 def check_objective(
@@ -52,22 +51,46 @@ def check_objective(
     kwargs: dict[str, Any],
     objective: Objective | pyro.infer.ELBO | None,
     data_size: int | None,
+    trials: tuple[Trial, Trial],
 ) -> Iterator[Finding]:
     r"""Draws from a pair whose layout is sound, and bounds the evidence by the draw."""
     try:
         summed = pair.plan(args, kwargs).layout.enumerated
     except ValueError as error:
-        yield _finding(error, "objective")
+        yield _finding(error, "objective", trials)
         return
     try:
         pair.draw(args, kwargs, 1, data_size).log_weights  # noqa: B018 (lazy)
     except Exception as error:
-        yield _finding(error, "programs", _SUMMED if summed else "")
+        yield _finding(error, "programs", trials, _SUMMED if summed else "")
         return
+    yield from _check_enumerated(trials[1], objective)
     if isinstance(objective, pyro.infer.ELBO):
-        yield from _check_pyro(pair, args, kwargs, objective, data_size)
+        yield from _check_pyro(pair, args, kwargs, objective, data_size, trials)
     elif objective is not None:
-        yield from _check_ours(pair, args, kwargs, objective, data_size)
+        yield from _check_ours(pair, args, kwargs, objective, data_size, trials)
+
+
+def many(objective: Any) -> bool:
+    r"""Whether an objective draws several particles at once."""
+    if isinstance(objective, pyro.infer.ELBO):
+        return objective.num_particles > 1 and objective.vectorize_particles
+    return objective is not None and objective.particles > 1
+
+
+def _check_enumerated(guide: Trial, objective: Any) -> Iterator[Finding]:
+    if isinstance(objective, pyro.infer.TraceEnum_ELBO | pyro.infer.TraceTMC_ELBO):
+        return
+    for name, site in latent_sites(guide.trace).items():
+        if how := site["infer"].get("enumerate"):
+            yield guide.finding(
+                name,
+                f"expected the guide to draw its sites, got {name!r} with "
+                f'infer={{"enumerate": "{how}"}}, which is summed out in models only',
+                "move the mark to the model and leave the site out of the guide; or take "
+                "pyro.infer.TraceEnum_ELBO()",
+                "warning" if objective is None else "error",
+            )
 
 
 def _check_ours(
@@ -76,18 +99,19 @@ def _check_ours(
     kwargs: dict[str, Any],
     objective: Objective,
     data_size: int | None,
+    trials: tuple[Trial, Trial],
 ) -> Iterator[Finding]:
     particles = objective.particles
     try:
         draw = pair.draw(args, kwargs, particles, data_size)
         draw.log_weights  # noqa: B018 (lazy)
     except Exception as error:
-        yield _finding(error, "programs", _PARTICLES.format(particles))
+        yield _finding(error, "programs", trials, PARTICLES_ADVICE.format(particles))
         return
     try:
         value = objective(draw).value
     except Exception as error:
-        yield _finding(error, "objective")
+        yield _finding(error, "objective", trials)
         return
     if not value.isfinite().all():
         yield Finding(None, "error", f"expected a finite objective, got {value.mean().item()}")
@@ -99,6 +123,7 @@ def _check_pyro(
     kwargs: dict[str, Any],
     objective: pyro.infer.ELBO,
     data_size: int | None,
+    trials: tuple[Trial, Trial],
 ) -> Iterator[Finding]:
     svi = SVI(
         pair.model,
@@ -111,15 +136,20 @@ def _check_pyro(
     try:
         svi.evaluate_loss(*args, **kwargs)
     except Exception as error:
-        many = objective.num_particles > 1 and objective.vectorize_particles
         # what the objective lacks is none of the programs' business
-        many = many and not isinstance(error, NotImplementedError)
-        advice = _PARTICLES.format(objective.num_particles) if many else ""
-        yield _finding(error, "objective", advice)
+        mend = many(objective) and not isinstance(error, NotImplementedError)
+        advice = PARTICLES_ADVICE.format(objective.num_particles) if mend else ""
+        yield _finding(error, "objective", trials, advice)
 
 
-def _finding(error: Exception, role: str, advice: str = "") -> Finding:
+def _finding(error: Exception, role: str, trials: tuple[Trial, Trial], advice: str = "") -> Finding:
     # what this library raises, outside the user's lines, says itself how to mend it
-    if isinstance(error, ValueError) and failure(error)[1] is None:
-        return Finding(None, "error", str(error))
-    return explain(error, role, advice)
+    if not isinstance(error, ValueError) or failure(error)[1] is not None:
+        return explain(error, role, advice)
+    message, _, mend = str(error).partition(": ")
+    # the guide's statement, unless the model lacks what the guide has
+    for trial in trials if "in the guide only" in message else reversed(trials):
+        named = [n for n in latent_sites(trial.trace) if re.search(rf"(at|site) {n!r}", message)]
+        if named:
+            return trial.finding(named[0], message, mend)
+    return Finding(None, "error", message, mend)

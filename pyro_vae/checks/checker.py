@@ -2,8 +2,9 @@ r"""The check of a model and a guide on a batch."""
 
 __all__ = ["check"]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -11,19 +12,21 @@ import pyro.infer
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.checks.bounds import check_kind, check_objective
-from pyro_vae.checks.finding import Finding
+from pyro_vae.checks.batches import check_attention, check_growth
+from pyro_vae.checks.bounds import check_kind, check_objective, many
+from pyro_vae.checks.finding import Finding, Severity
+from pyro_vae.checks.graph import leaves
 from pyro_vae.checks.names import check_names
+from pyro_vae.checks.parameters import check_finite, check_gradients, refused
+from pyro_vae.checks.particles import check_particles
+from pyro_vae.checks.places import check_places
+from pyro_vae.checks.plates import check_plates, explain_plates
+from pyro_vae.checks.randomness import check_randomness
 from pyro_vae.checks.roles import check_roles
-from pyro_vae.checks.shapes import (
-    check_events,
-    check_latents,
-    check_observed,
-    check_plates,
-    explain_shape,
-)
+from pyro_vae.checks.scales import check_scales
+from pyro_vae.checks.shapes import check_events, check_latents, check_observed, explain_shape
 from pyro_vae.checks.trial import Trial, explain, failure, run, undisturbed
-from pyro_vae.checks.values import check_batch, check_densities, check_parameters, check_support
+from pyro_vae.checks.values import check_batch, check_densities, check_support
 from pyro_vae.objectives import Objective
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
@@ -88,24 +91,62 @@ def _stages(
 ) -> Iterator[list[Finding]]:
     r"""Findings by stage; a stage is sound only if the ones before it found no error."""
     yield list(check_kind(objective))
-    q = run("guide", guide, args, kwargs)
-    p = run("model", model, args, kwargs, None if q.error else q.trace)
+    runs = partial(_runs, model, guide, args, kwargs)
+    p, q = runs()
     yield list(check_roles(p, q, args, kwargs))
-    causes = list(check_parameters(model, guide))
+    yield list(check_places((model, guide), (args, kwargs), runs, (p, q)))
+    yield list(filter(None, map(explain_plates, (q, p))))
+    causes = list(check_finite(model, guide, runs))
     yield [
         *causes,
         *(() if q.error else check_names(p, q)),
-        *(_shapes(p, q) or _failures(p, q, args, kwargs, bool(causes))),
+        *(_shapes(p, q, args, kwargs) or _failures(p, q, args, kwargs, bool(causes))),
     ]
     yield _values(p, q)
+    yield list(check_growth(p, q, (model, guide), (args, kwargs), data_size))
     pair = Pair(model, guide, data_plate)
-    yield list(check_objective(pair, args, kwargs, objective, data_size))
+    yield list(check_objective(pair, args, kwargs, objective, data_size, (p, q)))
+    yield list(_suspicions(pair, (args, kwargs), objective, data_size, (p, q), runs))
 
 
-def _shapes(p: Trial, q: Trial) -> list[Finding]:
+def _runs(
+    model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Trial, Trial]:
+    q = run("guide", guide, args, kwargs)
+    return run("model", model, args, kwargs, None if q.error else q.trace), q
+
+
+def _suspicions(
+    pair: Pair,
+    batch: tuple[tuple[Any, ...], dict[str, Any]],
+    objective: Objective | pyro.infer.ELBO | None,
+    data_size: int | None,
+    trials: tuple[Trial, Trial],
+    runs: Callable[[], tuple[Trial, Trial]],
+) -> Iterator[Finding]:
+    r"""What runs, and may yet not do what is meant."""
+
+    def total() -> Tensor:
+        return pair.draw(*batch, 1, data_size).log_weights.sum()
+
+    (p, q), (model, guide) = trials, (pair.model, pair.guide)
+    yield from check_gradients(model, guide, runs, total)
+    yield from check_scales(p, q)
+    yield from check_attention(q, guide, batch, set(leaves([total()])))
+    found = [
+        *check_randomness("guide", guide, *batch),
+        *check_randomness("model", model, *batch, q.trace),
+    ]
+    yield from found
+    if objective is not None and not found:
+        severity: Severity = "error" if many(objective) else "warning"
+        yield from check_particles(pair, *batch, trials, severity, data_size)
+
+
+def _shapes(p: Trial, q: Trial, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Finding]:
     if q.error:
         return [*check_events(q), *check_events(p), *check_observed(p)]
-    found = [*check_plates(p, q)]
+    found = [*check_plates(p, q, _row_counts(args, kwargs))]
     return found or [*check_events(q), *check_events(p), *check_observed(p), *check_latents(p, q)]
 
 
@@ -124,21 +165,23 @@ def _failures(
 ) -> list[Finding]:
     r"""What stopped the programs, after what may have caused it.
 
-    That a distribution refuses parameters that are not finite is left out where what they come
-    from is found, or ``explained`` already.
+    That a distribution refuses its parameters is left out where what they come from is found,
+    or ``explained`` already.
     """
     if p.error is None and q.error is None:
         return []
     causes = [*check_batch(args, kwargs), *islice(check_densities(q), 1)]
-    rows = {leaf.shape[0] for leaf in tree_leaves((args, kwargs)) if _has_rows(leaf)}
+    rows = _row_counts(args, kwargs)
     found: dict[str, Finding] = {}  # by line: an autoguide stops where the model does
     for trial in (q, p):
-        refused = trial.error is not None and "found invalid values" in str(trial.error)
-        if trial.error is not None and not (refused and (causes or explained)):
+        unfit = refused(trial)
+        if trial.error is not None and not (unfit and (causes or explained)):
             line = failure(trial.error)[1] or trial.role
-            found[line] = explain_shape(trial, rows) or explain(trial.error, trial.role)
+            known = unfit or explain_shape(trial, rows)
+            found[line] = known or explain(trial.error, trial.role)
     return [*causes, *found.values()]
 
 
-def _has_rows(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.dim() > 0
+def _row_counts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
+    found = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    return {leaf.shape[0] for leaf in found if leaf.dim()}

@@ -22,38 +22,38 @@ def check_names(model: Trial, guide: Trial) -> Iterator[Finding]:
     for name in (name for name in latent_sites(model.trace) if name in lacking):
         near = _nearest(name, extra)
         extra.discard(near or "")
-        yield model.finding(name, _lacks(name, near, drawn))
+        yield model.finding(name, *_lacks(name, near, drawn))
     if model.error is None:
         for name in sorted(extra):
-            yield guide.finding(name, _besides(name, model))
+            yield guide.finding(name, *_besides(name, model))
 
 
-def _lacks(name: str, near: str | None, drawn: Iterable[str]) -> str:
+def _lacks(name: str, near: str | None, drawn: Iterable[str]) -> tuple[str, str]:
+    expected = f"expected the guide to draw {name!r}, a latent of the model, got "
     if near:
         return (
-            f"expected the guide to draw {name!r}, a latent of the model, got {near!r}, which "
-            f"the model lacks: did you mean {name!r}? give the two the same name"
+            f"{expected}{near!r}, which the model lacks",
+            f"did you mean {name!r}? give the two the same name",
         )
     return (
-        f"expected the guide to draw {name!r}, a latent of the model, got "
-        f"{sorted(drawn) or 'no latent'}: add pyro.sample({name!r}, …) to the guide; if it is "
-        'data, write obs=… in the model; if it is discrete, infer={"enumerate": "parallel"} there '
-        "sums it out"
+        f"{expected}{sorted(drawn) or 'no latent'}",
+        f"add pyro.sample({name!r}, …) to the guide; if it is data, write obs=… in the model; if "
+        'it is discrete, infer={"enumerate": "parallel"} there sums it out',
     )
 
 
-def _besides(name: str, model: Trial) -> str:
+def _besides(name: str, model: Trial) -> tuple[str, str]:
     sites, latents = sample_sites(model.trace), sorted(latent_sites(model.trace))
     if name in sites:
         return (
-            f"expected the guide to draw latents only, got {name!r}, which the model observes: "
-            "remove it from the guide"
+            f"expected the guide to draw latents only, got {name!r}, which the model observes",
+            "remove it from the guide",
         )
     near = _nearest(name, latents)
     return (
-        f"expected a latent of the model, which are {latents}, got {name!r}: "
-        + (f"did you mean {near!r}? " if near else "")
-        + 'rename or remove it, or mark a helper infer={"is_auxiliary": True}'
+        f"expected a latent of the model, which are {latents}, got {name!r}",
+        (f"did you mean {near!r}? " if near else "")
+        + 'rename or remove it, or mark a helper infer={"is_auxiliary": True}',
     )
 
 

@@ -25,19 +25,21 @@ def check_roles(
     for name in observed:
         yield guide.finding(
             name,
-            f"expected the guide to draw latents only, got {name!r}, which it observes: {_SWAPPED} "
-            "if not, remove obs=… or the site from the guide",
+            f"expected the guide to draw latents only, got {name!r}, which it observes",
+            f"{_SWAPPED} if not, remove obs=… or the site from the guide",
         )
     given = any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs)))
     sites = sample_sites(model.trace).values()
     if observed or not given or model.error or any(site["is_observed"] for site in sites):
         return
     latents = sorted(latent_sites(model.trace))
-    message = (
-        f"expected the model to observe the data, got {latents or 'no site'} without obs=: "
-        f"{_SWAPPED} if not, write obs=… at the site of the data (the model)"
+    yield Finding(
+        None,
+        "error",
+        f"expected the model to observe the data, got {latents or 'no site'} without obs=",
+        f"{_SWAPPED} if not, write obs=… at the site of the data",
+        "model",
     )
-    yield Finding(None, "error", message)
 
 
 _SWAPPED = "were model and guide swapped? the model comes first;"

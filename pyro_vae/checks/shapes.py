@@ -1,17 +1,16 @@
 r"""Event dimensions and plates that do not line up."""
 
-__all__ = ["check_events", "check_latents", "check_observed", "check_plates", "explain_shape"]
+__all__ = ["check_events", "check_latents", "check_observed", "explain_shape"]
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 
 from pyro_vae.checks.finding import Finding
+from pyro_vae.checks.plates import exchanged, in_words, swapped
 from pyro_vae.checks.trial import Trial, failure
 from pyro_vae.layout import Site, frames, latent_sites, sample_sites
 
@@ -22,9 +21,9 @@ def check_events(trial: Trial) -> Iterator[Finding]:
         if stray := _stray(site["fn"].batch_shape, frames(site)):
             yield trial.finding(
                 name,
-                f"expected one density for each element of its {_plates(frames(site))}, got "
-                f"{_shapes(site['fn'])}, of whose batch dimensions {stray} belong to no plate: "
-                + _mend(site["fn"], frames(site)),
+                f"expected one density for each element of its {in_words(frames(site))}, got "
+                f"{_shapes(site['fn'])}, of whose batch dimensions {stray} belong to no plate",
+                _mend(site["fn"], frames(site)),
             )
 
 
@@ -36,7 +35,7 @@ def check_observed(trial: Trial) -> Iterator[Finding]:
             continue
         if not isinstance(value, Tensor):
             kind = type(value).__name__
-            yield trial.finding(name, f"expected a tensor, got obs={kind}: use torch.as_tensor")
+            yield trial.finding(name, f"expected a tensor, got obs={kind}", "use torch.as_tensor")
             continue
         expected, events = fn.shape(), len(fn.event_shape)
         if value.dim() >= events and _ends_with(expected, value.shape):
@@ -45,7 +44,8 @@ def check_observed(trial: Trial) -> Iterator[Finding]:
         yield trial.finding(
             name,
             f"expected data of shape {tuple(expected)}, from {_shapes(fn)} in "
-            f"{_plates(frames(site))}, got {tuple(value.shape)}: " + _mend_data(site),
+            f"{in_words(frames(site))}, got {tuple(value.shape)}",
+            _mend_data(site),
             "warning" if repeated else "error",
         )
 
@@ -63,19 +63,8 @@ def check_latents(model: Trial, guide: Trial) -> Iterator[Finding]:
             yield at_fault.finding(
                 name,
                 f"expected values of one shape in both programs, got {_shapes(p)} in the model and "
-                f"{_shapes(q)} in the guide: " + _mend_latent(site, drawn[name], at_fault.role),
-            )
-
-
-def check_plates(model: Trial, guide: Trial) -> Iterator[Finding]:
-    r"""Finds plates that have one size in the guide and another in the model."""
-    sizes = _plate_sizes(guide.trace)
-    for name, size in _plate_sizes(model.trace).items():
-        if size != sizes.get(name, size):
-            yield guide.finding(
-                name,
-                f"expected plate {name!r} to have one size in both programs, got {size} in the "
-                f"model and {sizes[name]} in the guide: take it from the data, as x.shape[0]",
+                f"{_shapes(q)} in the guide",
+                _mend_latent(site, drawn[name], at_fault.role),
             )
 
 
@@ -94,13 +83,16 @@ def explain_shape(trial: Trial, rows: set[int]) -> Finding | None:
         return None
     found = Trial(trial.role, trial.trace, {message["name"]: line} if line else {})
     wrong = [f for f in around if f.size not in rows and f.full_size in (None, f.size)]
-    if wrong and fn.batch_shape[0] in rows:
+    if turned := swapped(fn.batch_shape, around) or exchanged(trial, fn.batch_shape, around):
+        advice = turned
+    elif wrong and fn.batch_shape[0] in rows:
         advice = _resize(wrong[0], fn.batch_shape[0])
     else:
         advice = _mend(fn, around)
     return found.finding(
         message["name"],
-        f"expected a batch_shape that fits its {_plates(around)}, got {_shapes(fn)}: {advice}",
+        f"expected a batch_shape that fits its {in_words(around)}, got {_shapes(fn)}",
+        advice,
     )
 
 
@@ -146,6 +138,8 @@ def _mend_data(site: Site) -> str:
     fn, shape = site["fn"], site["value"].shape
     batch, events = fn.batch_shape, len(fn.event_shape)
     if len(shape) == len(fn.shape()) and shape[len(batch) :] == fn.event_shape:
+        if turned := swapped(shape[: len(batch)], frames(site)):
+            return turned
         for frame in frames(site):
             if shape[frame.dim - events] != frame.size:
                 return _resize(frame, shape[frame.dim - events])
@@ -162,8 +156,8 @@ def _mend_latent(prior: Site, drawn: Site, role: str) -> str:
     if p != q:
         return "give both the same number of features, such as the width of a network's output"
     return (
-        f"the model's stands in {_plates(frames(prior))}, the guide's in {_plates(frames(drawn))}; "
-        "write the same plates in both"
+        f"the model's stands in {in_words(frames(prior))}, the guide's in "
+        f"{in_words(frames(drawn))}; write the same plates in both"
     )
 
 
@@ -191,12 +185,6 @@ def _ends_with(shape: Size, end: Size) -> bool:
     return len(end) <= len(shape) and shape[len(shape) - len(end) :] == end
 
 
-def _plate_sizes(trace: Trace) -> dict[str, int]:
-    # those of frames would not do: the model is replayed with the guide's
-    sites: dict[str, Any] = dict(trace.nodes)
-    return {name: s["fn"].size for name, s in sites.items() if site_is_subsample(s)}
-
-
 def _without_leading_ones(shape: Size) -> tuple[int, ...]:
     start = next((i for i, size in enumerate(shape) if size != 1), len(shape))
     return tuple(shape[start:])
@@ -204,10 +192,3 @@ def _without_leading_ones(shape: Size) -> tuple[int, ...]:
 
 def _shapes(fn: Any) -> str:
     return f"batch_shape {tuple(fn.batch_shape)} and event_shape {tuple(fn.event_shape)}"
-
-
-def _plates(around: Sequence[Any]) -> str:
-    if not around:
-        return "plates (none)"
-    listed = ", ".join(f"{f.name!r} of size {f.size} at dim {f.dim}" for f in around)
-    return f"plate {listed}" if len(around) == 1 else f"plates {listed}"

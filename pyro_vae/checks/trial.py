@@ -1,12 +1,12 @@
 r"""Runs of a program that may fail, with the lines of its statements."""
 
-__all__ = ["Trial", "explain", "failure", "run", "undisturbed"]
+__all__ = ["Trial", "explain", "failure", "quiet", "run", "undisturbed", "users_line"]
 
-import linecache
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 
 from pyro_vae.checks.finding import Finding, Severity
-from pyro_vae.programs import Program, isolated, unchanged
+from pyro_vae.programs import Program, isolated, modules, unchanged
 
 # whose lines are not the user's; our own models and guides read like theirs
 _LIBRARIES = {"contextlib", "functools", "numpy", "pyro", "pyro_vae", "torch"}
@@ -40,10 +40,11 @@ class Trial:
     lines: Mapping[str, str] = field(default_factory=dict)
     error: Exception | None = None
 
-    def finding(self, site: str, message: str, severity: Severity = "error") -> Finding:
-        r"""A finding at a site of this program, which ends with the line of its statement."""
-        where = [f"the {self.role}", *filter(None, [self.lines.get(site)])]
-        return Finding(site, severity, f"{message} ({', '.join(where)})")
+    def finding(
+        self, site: str, message: str, advice: str, severity: Severity = "error"
+    ) -> Finding:
+        r"""A finding at a site of this program, with the line of its statement."""
+        return Finding(site, severity, message, advice, self.role, self.lines.get(site))
 
 
 def run(
@@ -52,13 +53,14 @@ def run(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     replayed: Trace | None = None,
+    around: AbstractContextManager[Any] | None = None,
 ) -> Trial:
     r"""Runs a program once, whatever happens; latents are those of ``replayed``, if given."""
     lines, tracer, error = _Lines(), poutine.trace(), None
     replay = nullcontext() if replayed is None else poutine.replay(trace=replayed)
     try:
         # block stands outside: handlers around the check are none of its business
-        with poutine.block(), tracer, lines, replay:
+        with around or nullcontext(), poutine.block(), tracer, lines, replay:
             isolated(program)(*args, **kwargs)
     except Exception as caught:
         error = caught
@@ -81,9 +83,8 @@ def explain(error: BaseException, role: str, advice: str = "") -> Finding:
     message, line = failure(error)
     first = str(error).split("\n", 1)[0].strip(" :")
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    where = f"the {role}, {_quoted(line)}" if line else f"the {role}"
     site = None if message is None else message["name"]
-    return Finding(site, "error", f"expected the {role} to run, got {said}{advice} ({where})")
+    return Finding(site, "error", f"expected the {role} to run, got {said}", advice, role, line)
 
 
 @contextmanager
@@ -97,6 +98,20 @@ def undisturbed(*programs: Any) -> Iterator[None]:
             yield
 
 
+@contextmanager
+def quiet(*programs: Program) -> Iterator[None]:
+    r"""Switches dropout and the like off, as ``eval`` does, and on again at the end."""
+    found = [m for program in programs for top in modules(program).values() for m in top.modules()]
+    modes = [(module, module.training) for module in found]
+    try:
+        for module in found:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 class _Lines(Messenger):
     r"""Notes where each sample statement was written."""
 
@@ -105,12 +120,19 @@ class _Lines(Messenger):
         self.found: dict[str, str] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        for frame, number in traceback.walk_stack(None):
-            if _is_users(frame):
-                self.found[msg["name"]] = _line(frame, number)
-            # what stands above the run of the program called the check
-            if _is_users(frame) or frame.f_code is run.__code__:
-                return
+        if line := users_line(sys._getframe()):
+            self.found[msg["name"]] = line
+
+
+def users_line(start: FrameType) -> str | None:
+    r"""The innermost line of the user's that a frame was called from; ``None`` if there is none."""
+    for frame, number in traceback.walk_stack(start):
+        if _is_users(frame):
+            return _line(frame, number)
+        # what stands above the run of the program called the check
+        if frame.f_code is run.__code__:
+            return None
+    return None
 
 
 def _module(frame: FrameType) -> str:
@@ -124,9 +146,3 @@ def _is_users(frame: FrameType) -> bool:
 
 def _line(frame: FrameType, number: int) -> str:
     return f"{frame.f_code.co_filename}:{number}"
-
-
-def _quoted(line: str) -> str:
-    file, _, number = line.rpartition(":")
-    code = linecache.getline(file, int(number)).strip()
-    return f"{line}, `{code}`" if code else line

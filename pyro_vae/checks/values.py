@@ -1,36 +1,21 @@
 r"""Values outside a support, and values and densities that are not finite."""
 
-__all__ = ["check_batch", "check_densities", "check_parameters", "check_support", "outside"]
+__all__ = ["check_batch", "check_densities", "check_support", "outside"]
 
 from collections.abc import Iterator
 from typing import Any
 
-import pyro
+import pyro.distributions as dist
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from pyro_vae import likelihoods
 from pyro_vae.checks.finding import Finding
+from pyro_vae.checks.graph import parts, root
 from pyro_vae.checks.trial import Trial, explain
-from pyro_vae.layout import sample_sites
-from pyro_vae.programs import Program, modules
-
-
-def check_parameters(model: Program, guide: Program) -> Iterator[Finding]:
-    r"""Finds parameters that are not finite, by name."""
-    seen: set[int] = set()
-    for name, parameter in _parameters(model, guide):
-        lazy = is_lazy(parameter)  # of a program that stopped before it came there
-        if not lazy and id(parameter) not in seen and not parameter.isfinite().all():
-            seen.add(id(parameter))
-            yield Finding(
-                None,
-                "error",
-                f"expected finite parameters, got {_bad(parameter)} in {name}: build the program "
-                "anew or load other weights; training that ends so wants a smaller learning rate",
-            )
+from pyro_vae.checks.words import bad, value_range
+from pyro_vae.layout import Site, sample_sites
 
 
 def check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Finding]:
@@ -38,11 +23,12 @@ def check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Findi
     for name, tree in (*((f"argument {i}", arg) for i, arg in enumerate(args)), *kwargs.items()):
         for path, leaf in tree_flatten_with_path(tree)[0]:
             if isinstance(leaf, Tensor) and not leaf.isfinite().all():
-                message = (
-                    f"expected finite data, got {_bad(leaf)} in {name}{keystr(path)} of the batch: "
-                    "remove, impute or mask them"
+                yield Finding(
+                    None,
+                    "error",
+                    f"expected finite data, got {bad(leaf)} in {name}{keystr(path)} of the batch",
+                    "remove, impute or mask them",
                 )
-                yield Finding(None, "error", message)
 
 
 def check_support(trial: Trial) -> Iterator[Finding]:
@@ -58,14 +44,21 @@ def outside(trial: Trial, name: str, value: Tensor) -> Finding | None:
     try:
         likelihoods.check_support(site["fn"], value, name)
     except ValueError as error:
-        said = str(error).removeprefix(f"{name}: ")
+        said, _, advice = str(error).removeprefix(f"{name}: ").rpartition("; ")
         if not site["is_observed"]:  # the advice is for data
-            said = (
-                f"{said.rpartition('; ')[0]} from the guide; choose a guide distribution with "
-                "this support, such as LogNormal for positive latents or Delta of a transform"
+            said = f"{said} from the guide"
+            advice = (
+                "choose a guide distribution with this support, such as LogNormal for positive "
+                "latents or Delta of a transform"
             )
-        lenient = site["is_observed"] and _is_lenient(site["fn"])
-        return trial.finding(name, said, "warning" if lenient else "error")
+        elif _is_grey(site["fn"], value):
+            advice = (
+                "these look like grey levels: binarise them (binarization= of pyro_vae.data.load), "
+                "take ContinuousBernoulli() or Normal() for numbers, or Binomial(total_count=255) "
+                "for the levels 0, 1, …, 255 themselves"
+            )
+        lenient = site["is_observed"] and not root(site["fn"])._validate_args
+        return trial.finding(name, said, advice, "warning" if lenient else "error")
     return None
 
 
@@ -73,42 +66,32 @@ def check_densities(trial: Trial) -> Iterator[Finding]:
     r"""Finds sites whose value or log-density is not finite, in their order."""
     for name, site in sample_sites(trial.trace).items():
         if not site["value"].isfinite().all():
-            yield trial.finding(name, f"expected a finite value, got {_bad(site['value'])}" + _MEND)
+            yield trial.finding(name, f"expected a finite value, got {bad(site['value'])}", _MEND)
             continue
         try:
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         except Exception as error:
-            yield trial.finding(name, explain(error, "log-density").message)
+            found = explain(error, "log-density")
+            yield trial.finding(name, found.message, found.advice)
             continue
         log_prob = scale_and_mask(log_prob, mask=site["mask"])
         if not log_prob.isfinite().all():
-            said = f"expected a finite log-density, got {_bad(log_prob)}"
-            yield trial.finding(name, said + _MEND)
+            said = f"expected a finite log-density, got {bad(log_prob)}{_given(site)}"
+            yield trial.finding(name, said, _MEND)
 
 
 _MEND = (
-    ": look for log or division by zero, exp of large numbers, or scales of zero in what gives "
+    "look for log or division by zero, exp of large numbers, or scales of zero in what gives "
     "this distribution its parameters"
 )
 
 
-def _parameters(*programs: Program) -> Iterator[tuple[str, Tensor]]:
-    for role, program in zip(("model", "guide"), programs, strict=True):
-        for prefix, module in modules(program).items():
-            for name, parameter in module.named_parameters():
-                yield ".".join(filter(None, (role, prefix, name))), parameter
-    for name, stored in pyro.get_param_store().named_parameters():
-        yield name.replace("$$$", "."), stored
+def _given(site: Site) -> str:
+    r"""What the distribution was made of, in words."""
+    found = [f"{name} has {value_range(tensor)}" for name, tensor in parts(site["fn"]).items()]
+    return f" from {type(root(site['fn'])).__name__}, whose {', '.join(found)}" if found else ""
 
 
-def _is_lenient(fn: Any) -> bool:
-    r"""Whether the user said that values outside the support are meant."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return not fn._validate_args
-
-
-def _bad(tensor: Tensor) -> str:
-    counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
-    found = " and ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return f"{found} of {tensor.numel()} values"
+def _is_grey(fn: Any, value: Tensor) -> bool:
+    unit = bool(((value >= 0) & (value <= 1)).all())
+    return unit and isinstance(root(fn), dist.Bernoulli)
