@@ -7,6 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -18,8 +19,8 @@ from pyro_vae.components import (
     Kind,
     argument_texts,
     arguments,
+    checksum,
     choices,
-    files_of,
     find,
     full_name,
     split_file,
@@ -158,15 +159,15 @@ class _Choices:
         path = self.last("--config")
         if path is not None:
             self.config, self.files = load_config(path, known)
-        names = [
-            value
+        named = [
+            found[0]
             for flag, value in self.pairs
-            if value and split_file(value) and flag.removeprefix("--").split(".")[0] in parts
+            if flag.removeprefix("--").split(".")[0] in parts and (found := split_file(value or ""))
         ]
         allowed = [value for flag, value in self.pairs if flag == "--allow" and value]
-        self.allow = (*allowed, *(name.rpartition(":")[0] for name in names))
+        self.allow = (*allowed, *map(str, named))
         if self.files is not None:
-            self.files |= files_of(names)
+            self.files |= {str(path): checksum(path) for path in named if path.is_file()}
 
     def last(self, flag: str) -> str | None:
         r"""The value that a flag was given last."""
@@ -189,7 +190,7 @@ class _Choices:
         configures = any(other.startswith(f"{flag}.") for other, _ in self.pairs)
         fallback = "mlp" if kind == "network" and configures else default
         unset = kind in self.config and config is None and flag == f"--{kind}"
-        name = typed or name or (None if unset else fallback)
+        name = typed if typed is not None else name or (None if unset else fallback)
         if name is None or (name in _NONE and default is None):
             return None
         part = _Part(name, given)
@@ -202,7 +203,7 @@ class _Choices:
         elif isinstance(config, str):
             config = {"class_path": _LOAD, "init_args": {"source": config}}
         name, given = _split(config, "data")
-        source = typed or given.get("source", default)
+        source = typed if typed is not None else given.get("source", default)
         if source != given.get("source"):
             given = {}
         part = _Part(name or _LOAD, {**given, "source": source})
@@ -246,7 +247,7 @@ class _Choices:
             dest=self._key(flag),
             type=kind,
             default=None if argument.default is Parameter.empty else _shown(argument.default),
-            help="; ".join(filter(None, (text.rstrip("."), filled or needed))),
+            help="; ".join(filter(None, (text.rstrip(".") or argument.name, filled or needed))),
             **how,
         )
         self.types[self._key(flag)] = argument.type
@@ -271,7 +272,7 @@ class _Choices:
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     r"""Each flag and what was given to it."""
-    for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
+    for flag, following in zip_longest(flags, flags[1:], fillvalue="--"):
         if flag.startswith("--"):
             name, equals, value = flag.partition("=")
             yield name, value if equals else None if following.startswith("--") else following

@@ -6,6 +6,7 @@ import collections.abc
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from inspect import Parameter, isclass, isfunction, signature
 from types import SimpleNamespace
@@ -95,11 +96,13 @@ def checked(argument: Argument, value: Any, owner: str) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=argument.type)
     try:
-        return parser.parse_object({"value": value}).value
-    except ArgumentError as error:
-        raise ValueError(
-            f"{owner}: expected {argument.name} to be {type_name(argument.type)}, got {value!r}"
-        ) from error
+        if value is not None or type(None) in get_args(argument.type):
+            return parser.parse_object({"value": deepcopy(value)}).value
+    except ArgumentError:
+        pass
+    raise ValueError(
+        f"{owner}: expected {argument.name} to be {type_name(argument.type)}, got {value!r}"
+    )
 
 
 def type_name(kind: Any) -> str:
@@ -136,21 +139,26 @@ def _hints(thing: Any) -> dict[str, Any]:
 
 
 def _plain(annotation: Any) -> Any:
-    r"""What is plain data of an annotation, or None."""
-    if annotation is Any or annotation in _PLAIN:
-        return annotation
+    r"""What is plain data of an annotation, or None.
+
+    It is ``Any`` as soon as that is a part of it: where anything goes, the parser would import
+    what a ``class_path`` names, and is not asked.
+    """
+    if annotation is Any or annotation in (list, tuple, dict):
+        return Any
     origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
+    if annotation in _PLAIN or origin is Literal:
         return annotation
-    if origin in (Union, types.UnionType):
-        parts = tuple(part for part in map(_plain, inner) if part is not None)
+    union = origin in (Union, types.UnionType)
+    if not union and origin not in _CONTAINERS:
+        return None
+    found = [part if part is Ellipsis else _plain(part) for part in inner]
+    parts = tuple(part for part in found if part is not None)
+    if Any in parts:
+        return Any
+    if union:
         return Union[parts] if set(parts) - {type(None)} else None  # noqa: UP007
-    if annotation in (list, tuple, dict):
-        return annotation
-    if origin in _CONTAINERS:
-        parts = tuple(part if part is Ellipsis else _plain(part) for part in inner)
-        return None if None in parts else origin[parts]
-    return None
+    return origin[parts] if None not in found else None
 
 
 def _part(annotation: Any) -> tuple[Kind | None, bool]:

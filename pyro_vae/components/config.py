@@ -53,6 +53,11 @@ def _sequence(dumper: _Dumper, values: list[Any] | tuple[Any, ...]) -> yaml.Sequ
     return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
 
 
+# sets, bytes and dates would need tags
+_PLAIN = (None, type(None), str, bool, int, float, dict)
+_Dumper.yaml_representers = {
+    kind: found for kind, found in yaml.SafeDumper.yaml_representers.items() if kind in _PLAIN
+}
 # of subclasses, too: torch.Size, restricted numbers
 _Dumper.add_representer(list, _sequence)
 _Dumper.add_multi_representer(tuple, _sequence)

@@ -1,6 +1,6 @@
 r"""A user's own files: imported only where allowed, and only as recorded."""
 
-__all__ = ["class_path", "files_of", "import_file", "split_file"]
+__all__ = ["checksum", "class_path", "files_of", "import_file", "split_file"]
 
 import hashlib
 import re
@@ -30,6 +30,11 @@ def class_path(thing: Any) -> str | None:
     return f"{sys.modules[module].__file__}:{thing.__qualname__}"
 
 
+def checksum(path: Path) -> str:
+    r"""The sha256 of a file as it is now."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def files_of(spec: Any) -> dict[str, str]:
     r"""The sha256 of each file that a description names, by absolute path.
 
@@ -47,7 +52,7 @@ def files_of(spec: Any) -> dict[str, str]:
             if module is not None:
                 found[str(parts[0])] = module.__sha256__
             elif parts[0].is_file():
-                found[str(parts[0])] = hashlib.sha256(parts[0].read_bytes()).hexdigest()
+                found[str(parts[0])] = checksum(parts[0])
     return found
 
 
