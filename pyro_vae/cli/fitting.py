@@ -16,6 +16,7 @@ from pyro_vae.cli.common import add_setting, new_parser, note, precision, say, s
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
     from pyro_vae.data import Data
+    from pyro_vae.data.dataset import Split
     from pyro_vae.runs import Run
 
 # what fit takes as it is
@@ -112,7 +113,8 @@ def _finish(made: "Run", data: "Data", options: dict[str, Any]) -> None:
     from pyro_vae.cli.pictures import Artist
     from pyro_vae.cli.scores import score
 
-    split = next(name for name in ("test", "validation", "train") if data.splits[name])
+    known: tuple[Split, ...] = ("test", "validation", "train")
+    split = next(name for name in known if data.splits[name])
     setting = {name: options[name] for name in ("device", "seed", "inputs")}
     scores = score(made, data, split, particles=options["particles"], **setting)
     made.write("evaluation.json", scores.text)

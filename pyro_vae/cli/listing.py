@@ -24,6 +24,7 @@ KINDS = {
     "schedules": "schedule",
     "activations": "activation",
 }
+PATHS = ("path", "pattern", "folder")
 OURS = ("models", "guides", "objectives", "likelihoods", "networks", "data")
 
 
@@ -46,7 +47,7 @@ def run(flags: Sequence[str]) -> int:
         return 0
     for kind, texts in found.items():
         table = Table(title=kind, title_justify="left", show_header=False, box=None)
-        table.add_column(style="bold", overflow="fold")
+        table.add_column(style="bold", max_width=30)
         table.add_column(ratio=1)
         for name, text in texts.items():
             table.add_row(name, text)
@@ -73,16 +74,20 @@ def _described(kind: str) -> dict[str, str]:
 
 
 def _sources() -> dict[str, str]:
-    r"""What :func:`pyro_vae.data.load` takes, as the list in its docstring has it."""
+    r"""What :func:`pyro_vae.data.load` takes of names and paths, as its docstring lists them."""
     from pyro_vae.data import load
 
-    text = inspect.getdoc(load) or ""
-    items = re.split(r"\n- ", text.partition("\nArguments:")[0])[1:]
+    listed = (inspect.getdoc(load) or "").partition("\nArguments:")[0]
     found = {}
-    for item in items:
-        plain = re.sub(r":\w+:`([^`]*)`|\*\*", r"\1", " ".join(item.split()))
-        head, _, rest = plain.replace("``", "").partition(":")
-        short = len(head) < 60 and rest
-        name = head.replace('"', "") if short else head.split(" ", 3)[-1]
-        found[name if short else plain.split("``")[0][:0] or head] = rest.strip() if short else ""
+    for item in re.split(r"\n- ", listed)[1:]:
+        text = re.sub(
+            r" \(see [^)]*\)| \(``pyro_vae[^)]*\)|\*\*|``",
+            "",
+            " ".join(item.split("\n\n")[0].split()),
+        )
+        head, colon, rest = text.partition(": ")
+        if text.startswith('"') and colon:
+            found[head.replace('"', "")] = re.split(r"[.;] ", rest, maxsplit=1)[0].rstrip(".")
+        elif (words := text.split())[1] in PATHS:
+            found[words[1]] = " ".join(words[2:]).rstrip(".")
     return found

@@ -24,7 +24,9 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
 def run_parser(command: str, description: str, seed: str) -> ArgumentParser:
     r"""A parser for a command that takes a run's folder."""
     parser = new_parser(command, description, "RUN [OPTIONS]")
-    parser.add_argument("run", type=str, help="the run's folder, such as runs/vae-digits")
+    # optional to the parser, which would ask for it where it only reads options from a file
+    text = "the run's folder, such as runs/vae-digits"
+    parser.add_argument("run", nargs="?", type=str | None, default=None, metavar="RUN", help=text)
     kind: Any = Literal["test", "validation", "train"]
     parser.add_argument("--split", type=kind, default="test", help="which data")
     weights: Any = Literal["best", "last"] | None
@@ -111,6 +113,8 @@ def open_run(parser: ArgumentParser, flags: Sequence[str]) -> Iterator[Opened]:
     from pyro_vae.runs import Run
 
     options = parse_options(parser, flags, parts={"data": None})
+    if options["run"] is None:
+        raise ValueError(f"expected a run's folder, as in {parser.prog} runs/vae-digits, got none")
     find_device(options["device"])
     run = Run.load(options["run"], allow=options["allow"], weights=options["weights"])
     name = options["precision"] or run.config.get("precision", "float32")

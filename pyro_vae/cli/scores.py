@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
 from pyro_vae import report
@@ -76,7 +77,7 @@ class Scores:
             rows["independent features"] = self.baseline
         if "bpd" in found:
             rows["bits per dimension"] = self._known(found["bpd"])
-        return report.table(rows, title)
+        return report.table(rows, title, Console().width)
 
     @property
     def remark(self) -> str:
