@@ -182,8 +182,8 @@ MISPLACED: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
     "plates inside one another the wrong way": (
         lambda: (plates_swapped, amortised, batch()),
         "x",
-        r"fits its plate 'data' of size 7 at dim -1, got batch_shape \(7, 5\) .*: plates 'data' and "
-        r"'features' stand in each other's place: dimension -1 has the size of 'features'; exchange",
+        r"fits its plate 'data' of size 7 at dim -1, got batch_shape \(7, 5\) .*'data' and "
+        r"'features' stand in each other's place: dimension -1 has the size of 'features'",
     ),
     "plates the wrong way for the data": (
         lambda: (data_swapped, nothing, batch()),

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from broken import Guide, Model, batch, bernoulli, nothing
 from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceTailAdaptive_ELBO
+from suspect import Mixing, marked, marks
 from torch import nn
 from zoo import ZOO, D, F, Pair
 
@@ -82,5 +83,25 @@ REFUSED: dict[str, tuple[Callable[[], Pair], Any, str]] = {
         flattening,
         Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
         r"one particle works, but with 3 .*\(K, N, \*\).*or use one",
+    ),
+    "enumerated in the guide": (
+        lambda: (marked, marks, batch()),
+        ELBO(),
+        r"site 'z': expected the guide to draw its sites, got 'z' with infer=\{.enumerate.: .paral",
+    ),
+    "enumerated in the guide, Pyro's": (
+        lambda: (marked, marks, batch()),
+        Trace_ELBO(),
+        r"move the mark to the model .*TraceEnum_ELBO",
+    ),
+    "networks that mix particles up": (
+        lambda: (Model(decoder=Mixing()), Guide(), batch()),
+        ELBO(particles=2),
+        "site 'x': expected 3 particles to have the densities that each has alone, got others",
+    ),
+    "networks that mix particles up, Pyro's": (
+        lambda: (Model(decoder=Mixing()), Guide(), batch()),
+        Trace_ELBO(num_particles=2, vectorize_particles=True),
+        "site 'x': expected 3 particles to have the densities that each has alone, got others",
     ),
 }

@@ -15,6 +15,7 @@ from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.nn import PyroModule, PyroParam
+from suspect import marked, marks
 from torch import Tensor, nn
 from torch.nn import functional
 from zoo import ZOO, D, F, N, Pair, local_and_global, normal, standard
@@ -244,6 +245,10 @@ SOUND: dict[str, tuple[Callable[[], Pair], Any]] = {
     "density masked": (lambda: (masked, amortised, batch()), ELBO(particles=2)),
     "autoguides in a list": (halves, ELBO()),
     "discrete guide": (binary_latents, Trace_ELBO()),
+    "enumerated in the guide": (
+        lambda: (marked, marks, batch()),
+        TraceEnum_ELBO(max_plate_nesting=1),
+    ),
     "enumerated": (ZOO["mixture"], TraceEnum_ELBO(max_plate_nesting=1)),
     "bound methods": (lambda: (sound, Guide().forward, batch()), ELBO(particles=2)),
     "handlers": (lambda: (poutine.scale(sound, 2.0), amortised, batch()), ELBO(particles=2)),
@@ -258,7 +263,7 @@ SOUND: dict[str, tuple[Callable[[], Pair], Any]] = {
     "tensors of a closure": (closures, ELBO()),
     "square by chance": (lambda: (halves_and_quarters, amortised, batch()), ELBO()),
     "squares that are meant": (lambda: (Squares(), amortised, batch()), ELBO()),
-    "function drawn for all data": (lambda: (process, values_of_process, batch()), ELBO()),
+    "function drawn for all data": (lambda: (process, values_of_process, batch()), None),
     "plates of components": (lambda: (components, other_components, batch()), ELBO()),
     "posterior of labels": (of_labels, ELBO()),
 }

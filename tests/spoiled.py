@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pyro
 import pyro.distributions as dist
 import torch
-from broken import Guide, Make, Model, amortised, batch, sound
+from broken import Guide, Make, Model, amortised, batch, sound, unit_normal
 from torch import Tensor, nn
 from zoo import D, F, N, Pair, binary
 
@@ -48,6 +48,14 @@ def nan_param() -> Pair:
 def nan_data(x: tuple[Tensor]) -> tuple[Tensor]:
     x[0][1, 2] = torch.nan
     return x
+
+
+def negative() -> Pair:
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(0 * x[:, :D], -x[:, :D].abs()).to_event(1))
+
+    return Model(), guide, batch()
 
 
 # name -> (model, guide and batch, the site, what the message must say)
@@ -109,5 +117,35 @@ SPOILED: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
         lambda: (Model(), Guide(impossible), batch()),
         "z",
         "log-density, got 7 infinite of 7 values from Delta, .* log_density has 7 infinite.*guide",
+    ),
+    "negative scale": (
+        lambda: (Model(likelihood=lambda h: dist.Normal(h, -1.0).to_event(1)), Guide(), batch()),
+        None,
+        r"scale of Normal to satisfy GreaterThan\(lower_bound=0.0\), got the value -1: make it",
+    ),
+    "negative scale in a statement": (
+        negative,
+        "z",
+        r"got values from -.*: make it positive, as by pyro_vae.nn.positive .*\(the guide, .*sam",
+    ),
+    "logits in place of probabilities": (
+        lambda: (Model(likelihood=lambda h: dist.Bernoulli(9 * h).to_event(1)), Guide(), batch()),
+        None,
+        r"probs of Bernoulli to satisfy Interval\(.*\), got values from .*: give logits=… in place",
+    ),
+    "logarithm of zero": (
+        lambda: (Model(prior=lambda x: unit_normal((0 * x[:, :D]).log())), Guide(), batch()),
+        "z",
+        "log-density, got .* from Normal, whose loc has 14 infinite of 14 values, .*: look for log",
+    ),
+    "dtype": (
+        lambda: (Model(), Guide(), (torch.ones(N, F, dtype=torch.uint8),)),
+        None,
+        r"guide to run, got RuntimeError: mat1 and mat2 .*: give data and networks one dtype",
+    ),
+    "arguments": (
+        lambda: (Model(), lambda: None, batch()),
+        None,
+        "takes 0 positional arguments but 1 was given: both programs are called with the same",
     ),
 }

@@ -251,8 +251,14 @@ SUSPECT: dict[str, Row] = {
         "z",
         r"depends on its datum, got the same one for all 7, although the guide runs a network",
     ),
-    "guide that sees a mean": (
+    "guide that sees constants": (
         lambda: (Model(), Changed(before=lambda x: x.new_ones(N, F)), batch()),
+        None,
+        "z",
+        "got the same one for all 7",
+    ),
+    "guide that sees a mean over the batch": (
+        lambda: (Model(), Changed(before=lambda x: x.mean(0).expand(N, F)), batch()),
         None,
         "z",
         "got the same one for all 7",

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pyro_vae.data import Data, load
-from pyro_vae.data.named import CLASSES, MD5, find
+from pyro_vae.data.named import CLASSES, MD5
+from pyro_vae.data.places import find
 
 Facts = dict[str, tuple[list[int], float]]
 

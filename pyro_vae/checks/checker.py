@@ -147,7 +147,8 @@ def _shapes(p: Trial, q: Trial, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if q.error:
         return [*check_events(q), *check_events(p), *check_observed(p)]
     found = [*check_plates(p, q, _row_counts(args, kwargs))]
-    return found or [*check_events(q), *check_events(p), *check_observed(p), *check_latents(p, q)]
+    found = found or [*check_events(q), *check_events(p)]
+    return found or [*check_observed(p), *check_latents(p, q)]
 
 
 def _values(p: Trial, q: Trial) -> list[Finding]:

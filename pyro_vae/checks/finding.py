@@ -131,7 +131,7 @@ def warn(findings: Iterable[Finding], stacklevel: int = 2) -> None:
         >>> warn([Finding(None, "error", "expected little, got much")])
     """
     for finding in dict.fromkeys(f for f in findings if f.severity == "warning"):
-        warnings.warn(f"{_place(finding)}{finding.said}", UserWarning, stacklevel=stacklevel + 1)
+        warnings.warn(f"{_place(finding)}{finding.said}", UserWarning, stacklevel=stacklevel)
 
 
 def _place(finding: Finding) -> str:

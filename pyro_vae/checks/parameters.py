@@ -80,14 +80,21 @@ def refused(trial: Trial) -> Finding | None:
                 "error",
                 f"expected {known['param']} of {family} to satisfy {known['constraint']!r}, got "
                 f"{value_range(known['value'])}",
-                "make scales and rates positive by pyro_vae.nn.positive, give logits in place of "
-                "probs, and look for log or division by zero and exp of large numbers before",
+                _mend(known["param"], known["value"]),
                 trial.role,
                 line,
             )
             named = re.search(r"sample\(\s*[\"'](\w+)[\"']", found.source)
             return replace(found, site=named and named[1])
     return None
+
+
+def _mend(name: str, value: Tensor) -> str:
+    if not value.isfinite().all():
+        return "look for log or division by zero and exp of large numbers before this line"
+    if name == "probs":
+        return "give logits=… in place of probs=…, or let the network end in a sigmoid or softmax"
+    return "make it positive, as by pyro_vae.nn.positive or torch.nn.functional.softplus"
 
 
 def check_gradients(

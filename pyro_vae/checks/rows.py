@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.trial import Trial, run, undisturbed
 from pyro_vae.checks.values import outside
+from pyro_vae.data.lazy import chunks
 from pyro_vae.layout import plate_dims, sample_sites
 from pyro_vae.programs import Program, owner
 
@@ -100,9 +101,8 @@ def _outside(
 
 def _first_outside(trial: Trial, name: str, field: Tensor) -> int | None:
     r"""The first row that a site's support does not hold, found by halves."""
-    size = max(1, _CHUNK // max(1, field[0].numel()))
     start = 0
-    for chunk in field.split(size):
+    for chunk in chunks(field, max(1, _CHUNK // max(1, field[0].numel()))):
         if outside(trial, name, chunk) is None:
             start += chunk.shape[0]
             continue

@@ -19,7 +19,7 @@ _FAMILIES = (dist.Normal, dist.LogNormal, dist.HalfNormal, dist.StudentT)
 # what only moves or repeats numbers
 _MOVES = (
     *("Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Split", "Squeeze"),
-    *("Transpose", "T", "Unsafe", "Unsqueeze", "View"),
+    *("Transpose", "Unsafe", "Unsqueeze", "View"),
 )
 
 # what makes them positive: squared once more, they are variances
@@ -59,16 +59,19 @@ def _scale(fn: Any) -> Tensor | None:
 
 
 def _quantities(trial: Trial) -> Iterator[tuple[str, Tensor]]:
-    r"""Scales, drawn latents and stated parameters, with their names."""
-    for name, site in trial.trace.nodes.items():
-        if site["type"] == "param" and isinstance(site["value"], Tensor):
-            yield f"parameter {name!r}", site["value"]
+    r"""Scales, and latents that are positive as scales are, with their names."""
     for name, site in sample_sites(trial.trace).items():
         scale = _scale(site["fn"])
         if scale is not None:
             yield f"the scale of site {name!r}", scale
-        if not site["is_observed"]:
+        if not site["is_observed"] and _is_positive(site["fn"]):
             yield f"latent {name!r}", site["value"]
+
+
+def _is_positive(fn: Any) -> bool:
+    support = fn.support
+    lower = getattr(getattr(support, "base_constraint", support), "lower_bound", None)
+    return isinstance(lower, int | float) and lower >= 0
 
 
 def _is_square(scale: Tensor, other: Tensor) -> bool:
@@ -94,13 +97,19 @@ def _squares_positive(scale: Tensor) -> bool:
     doubled = name == "Mul" and len(factors) == 2 and factors[0] is factors[1]
     if not doubled and not (name == "Pow" and node._saved_exponent == 2):
         return False
-    return _operation(_moved(factors[0])) in _POSITIVE
+    return _operation(_moved(factors[0], constants=True)) in _POSITIVE
 
 
-def _moved(node: Any) -> Any:
-    while node is not None and _operation(node).startswith(_MOVES) and node.next_functions:
-        node = node.next_functions[0][0]
-    return node
+def _moved(node: Any, constants: bool = False) -> Any:
+    r"""What was only moved or repeated, or also had constants added and multiplied."""
+    while node is not None:
+        above = [f for f, _ in node.next_functions if f is not None]
+        name = _operation(node)
+        passed = name.startswith(_MOVES) or (constants and name in ("Add", "Mul", "Clamp"))
+        if not passed or len(above) != 1:
+            return node
+        node = above[0]
+    return None
 
 
 def _operation(node: Any) -> str:

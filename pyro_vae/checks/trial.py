@@ -24,6 +24,18 @@ _LIBRARIES = {"contextlib", "functools", "numpy", "pyro", "pyro_vae", "torch"}
 _PROGRAMS = ("pyro_vae.guides", "pyro_vae.models")
 
 
+# what errors of libraries, which know no more, mean in programs
+_MENDS = {
+    "same dtype": "give data and networks one dtype, as by x.float() or network.double()",
+    "shapes cannot be multiplied": (
+        "the network's in_features are not the width of what it is given: flatten one datum into "
+        "a row, as by x.flatten(1), or change them"
+    ),
+    "argument": "both programs are called with the same arguments, which are the batch",
+    "forward": "give the program a forward, or pass its method, such as vae.model",
+}
+
+
 @dataclass(frozen=True)
 class Trial:
     r"""What one run of a program left behind.
@@ -83,6 +95,7 @@ def explain(error: BaseException, role: str, advice: str = "") -> Finding:
     message, line = failure(error)
     first = str(error).split("\n", 1)[0].strip(" :")
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    advice = advice or next((mend for known, mend in _MENDS.items() if known in first), "")
     site = None if message is None else message["name"]
     return Finding(site, "error", f"expected the {role} to run, got {said}", advice, role, line)
 

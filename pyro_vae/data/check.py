@@ -2,28 +2,36 @@ r"""What is wrong with data, before anything is trained on them."""
 
 __all__ = ["check_raw"]
 
+import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import Fields, check_splits
+from pyro_vae.data.survey import Survey, survey
 
 
-def check_raw(splits: dict[str, Fields], origin: str) -> None:
+def check_raw(splits: dict[str, Fields], origin: str) -> dict[str, Survey]:
     r"""Raises unless some splits can be trained on and evaluated.
+
+    Returns:
+        What there is among the values of ``x`` in each split.
 
     Raises:
         ValueError: If there are no training rows, fields differ in length, a value is not finite,
             or all are the same.
     """
     check_splits(splits, origin)
+    found = {}
     for split, fields in splits.items():
         check_shape(fields["x"], f"{origin}: {split}")
         for name, field in fields.items():
-            check_finite(field, f"{origin}: {split} {name!r}")
+            values = check_finite(field, f"{origin}: {split} {name!r}")
+            if name == "x":
+                found[split] = values
 
-    x = splits["train"]["x"]
-    low, high = x.aminmax()
+    low, high = found["train"].low.min(), found["train"].high.max()
     if low == high:
         raise ValueError(f"{origin}: expected values that vary, got {low.item():g} everywhere")
+    return found
 
 
 def check_shape(x: Tensor, origin: str) -> None:
@@ -34,12 +42,21 @@ def check_shape(x: Tensor, origin: str) -> None:
         raise ValueError(f"{origin}: expected rows of values, got shape {tuple(x.shape)}, empty")
 
 
-def check_finite(field: Tensor, origin: str) -> None:
+def check_finite(field: Tensor, origin: str) -> Survey:
     r"""Raises unless all values are finite."""
-    bad = ~field.isfinite()
-    if bad.any():
-        index = tuple(bad.nonzero()[0].tolist())
+    if field.numel() == 0:
+        raise ValueError(f"{origin}: expected values, got shape {tuple(field.shape)}, empty")
+    found = survey(field)
+    if found.first is not None:
         raise ValueError(
-            f"{origin}: expected finite numbers, got {int(bad.sum())} that are not, the first, "
-            f"{field[index].item()}, at {index}; remove or replace them"
+            f"{origin}: expected finite numbers, got {found.infinite} that are not, the first, "
+            f"{field[found.first].item()}, at {found.first}; remove or replace them"
         )
+    dtype = torch.get_default_dtype()
+    largest = max(abs(float(found.low.min())), abs(float(found.high.max())))
+    if largest > torch.finfo(dtype).max:
+        raise ValueError(
+            f"{origin}: expected numbers that {dtype} holds, got {largest:g}; rescale them "
+            "or call torch.set_default_dtype(torch.float64) first"
+        )
+    return found

@@ -2,15 +2,21 @@ r"""A data set: three splits of named fields, and what is known about them."""
 
 __all__ = ["Binarization", "Data", "Fields", "Split", "batches"]
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Literal
+from dataclasses import field as default
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Size, Tensor
 
+from pyro_vae.data.feed import feed
+from pyro_vae.data.lazy import Lazy
+from pyro_vae.data.mapped import Packed
 from pyro_vae.data.standardize import Standardization
 from pyro_vae.data.tables import Columns
 from pyro_vae.likelihoods import Likelihood
@@ -18,6 +24,8 @@ from pyro_vae.likelihoods import Likelihood
 Fields = dict[str, Tensor]
 Split = Literal["train", "validation", "test"]
 Binarization = Literal["none", "static", "dynamic"]
+
+SAMPLED = 256  # rows of each field that are hashed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,6 +49,7 @@ class Data:
         binarization: ``"none"``, ``"static"`` (drawn once) or ``"dynamic"`` (each epoch).
         standardization: How ``x`` was standardised.
         columns: The columns of the table that ``x`` was read from.
+        source: Where the data come from, and how they were read.
 
     Raises:
         ValueError: If a split has no field ``x``, fields of different lengths, or rows of
@@ -65,6 +74,7 @@ class Data:
     binarization: Binarization = "none"
     standardization: Standardization | None = None
     columns: Columns | None = None
+    source: Mapping[str, Any] = default(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_splits({name: fields for name, fields in self.splits.items() if fields}, self.name)
@@ -110,9 +120,12 @@ class Data:
         return x if self.columns is None else self.columns.restore(x)
 
     def to(self, device: torch.device | str) -> "Data":
-        r"""The same data with all fields on ``device``."""
+        r"""The same data with all fields on ``device``, but for those that are not in memory."""
         train, validation, test = (
-            {name: field.to(device) for name, field in fields.items()}
+            {
+                name: field if isinstance(field, Lazy) else field.to(device)
+                for name, field in fields.items()
+            }
             for fields in self.splits.values()
         )
         return replace(self, train=train, validation=validation, test=test)
@@ -140,7 +153,7 @@ class Data:
 
         if self.binarization == "dynamic":
             check_generator(generator, fields["x"].device)
-            return {**fields, "x": torch.bernoulli(fields["x"], generator=generator)}
+            return {**fields, "x": bernoulli(fields["x"], generator)}
         return fields
 
     def batches(
@@ -178,11 +191,61 @@ class Data:
             if count < 0:
                 raise ValueError(f"expected {name} to be at least 0, got {count}")
         fields = self.epoch(split, generator)
-        found = batches(fields, batch_size, shuffle=shuffle, generator=generator)
-        rest = islice(found, start, None)
-        if device is None:
-            return rest
-        return ({name: field.to(device) for name, field in batch.items()} for batch in rest)
+        index = order(fields, batch_size, shuffle, generator, drop_last=False)[start:]
+        return feed(fields, index, workers, None if device is None else torch.device(device))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        r"""What a run notes of its data, in plain lists, numbers and words.
+
+        Example:
+            >>> from pyro_vae.data import load
+            >>> record = load("digits", binarization="dynamic").record
+            >>> record["likelihood"], record["binarization"], record["value_range"]
+            ('Bernoulli', 'dynamic', [0.0, 1.0])
+            >>> record["splits"]["test"]["y"]
+            {'shape': [250], 'dtype': 'int64'}
+        """
+        moved = self.standardization
+        return {
+            "name": self.name,
+            **self.source,
+            "splits": {
+                split: {name: description(field) for name, field in fields.items()}
+                for split, fields in self.splits.items()
+            },
+            "likelihood": type(self.natural).__name__,
+            "value_range": list(self.value_range),
+            "binarization": self.binarization,
+            "standardization": moved and {"loc": moved.loc.tolist(), "scale": moved.scale.tolist()},
+            "classes": self.classes and list(self.classes),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        r"""A hash of all shapes and types, and of up to 256 rows of each field."""
+        found = hashlib.sha256()
+        for split, fields in self.splits.items():
+            for name, field in fields.items():
+                found.update(json.dumps([split, name, description(field)]).encode())
+                count = min(SAMPLED, field.shape[0])
+                rows = torch.linspace(
+                    0, field.shape[0] - 1, count, dtype=torch.float64, device="cpu"
+                )
+                found.update(field[rows.long().to(field.device)].cpu().numpy().tobytes())
+        return found.hexdigest()
+
+
+def bernoulli(p: Tensor, generator: Generator | None) -> Tensor:
+    r"""Draws zeros and ones, in memory where the probabilities are."""
+    if isinstance(p, Lazy):
+        return Packed.draw(p, partial(torch.bernoulli, generator=generator))
+    return torch.bernoulli(p, generator=generator)
+
+
+def description(field: Tensor) -> dict[str, Any]:
+    r"""The shape and the type of a field."""
+    return {"shape": list(field.shape), "dtype": str(field.dtype).removeprefix("torch.")}
 
 
 def check_splits(splits: Mapping[str, Fields], origin: str) -> None:
@@ -239,6 +302,17 @@ def batches(
         >>> [batch["x"] for batch in batches({"x": torch.arange(5)}, 2, shuffle=False)]
         [tensor([0, 1]), tensor([2, 3]), tensor([4])]
     """
+    return feed(dict(fields), order(fields, batch_size, shuffle, generator, drop_last), 0, None)
+
+
+def order(
+    fields: Mapping[str, Tensor],
+    batch_size: int,
+    shuffle: bool,
+    generator: Generator | None,
+    drop_last: bool,
+) -> tuple[Tensor, ...]:
+    r"""The numbers of the rows of each batch, on the device of the fields."""
     if batch_size < 1:
         raise ValueError(f"expected a positive batch_size, got {batch_size}")
 
@@ -250,11 +324,5 @@ def batches(
 
     stop = rows - rows % batch_size if drop_last else rows
     if shuffle:
-        order = torch.randperm(rows, generator=generator, device=device)[:stop]
-    else:
-        order = torch.arange(stop, device=device)
-
-    return (
-        {name: field.index_select(0, index) for name, field in fields.items()}
-        for index in order.split(batch_size)
-    )
+        return torch.randperm(rows, generator=generator, device=device)[:stop].split(batch_size)
+    return torch.arange(stop, device=device).split(batch_size)

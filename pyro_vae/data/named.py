@@ -2,14 +2,13 @@ r"""The data sets that have names."""
 
 __all__ = ["digits", "mnist", "static_mnist"]
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pyro_vae.data.files import read_npz
 from pyro_vae.data.idx import read_idx
+from pyro_vae.data.places import cache, find
 from pyro_vae.data.raw import Raw, tensor
 from pyro_vae.likelihoods import Bernoulli, Binomial
 
@@ -159,27 +158,6 @@ def read_part(path: Path, md5: str, shape: tuple[int, ...]) -> torch.Tensor:
         raise ValueError(f"{path}: expected an array of shape {shape}, got {array.shape}")
 
     return tensor(array, str(path))
-
-
-def cache() -> Path:
-    r"""The user's folder for data that were downloaded."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pyro_vae"
-
-
-def find(name: str, folder: str, files: Sequence[str], root: Path | None) -> dict[str, Path]:
-    r"""The path of each file, as it is called or without ``.gz``, where a folder has them all."""
-    places = [root] if root else [Path(os.environ.get("PYRO_VAE_DATA") or cache()), cache()]
-    folders = list(dict.fromkeys(place.expanduser() / folder for place in places))
-
-    for place in folders:
-        pairs = [(place / file, place / file.removesuffix(".gz")) for file in files]
-        paths = [next(filter(Path.is_file, pair), None) for pair in pairs]
-        found = {file: path for file, path in zip(files, paths, strict=True) if path}
-        if len(found) == len(files):
-            return found
-
-    looked = " nor in ".join(str(place) for place in folders)
-    raise FileNotFoundError(f"{name}: expected {', '.join(files)}, not found in {looked}")
 
 
 def fetch(folder: str, root: Path) -> None:

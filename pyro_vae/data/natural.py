@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_vae.data.survey import Survey
 from pyro_vae.likelihoods import (
     Bernoulli,
     Binomial,
@@ -17,26 +18,28 @@ from pyro_vae.likelihoods import (
 )
 
 
-def natural_likelihood(xs: Sequence[Tensor]) -> Likelihood:
-    r"""The narrowest likelihood whose support holds all values of some tensors.
+def natural_likelihood(surveys: Sequence[Survey]) -> Likelihood:
+    r"""The narrowest likelihood whose support holds all values of some fields.
 
     It is Bernoulli for values in :math:`\{0, 1\}`, binomial out of 255 for unsigned bytes,
     Poisson for other whole numbers of at least 0, continuous Bernoulli for other values in
     :math:`[0, 1]`, and normal, with a learned scale, for the rest.
 
     Arguments:
-        xs: Tensors with shapes :math:`(N, *)`, in the dtype of the source.
+        surveys: What there is in each field, in the dtype of the source.
 
     Example:
-        >>> type(natural_likelihood([torch.tensor([[0.0], [0.3], [1.0]])])).__name__
+        >>> from pyro_vae.data.survey import survey
+        >>> x = torch.tensor([[0.0], [0.3], [1.0]])
+        >>> type(natural_likelihood([survey(x)])).__name__
         'ContinuousBernoulli'
     """
-    low, high = value_range(xs)
-    whole = all(not x.is_floating_point() or bool((x == x.round()).all()) for x in xs)
+    low, high = bounds([part for found in surveys for part in (found.low, found.high)])
+    whole = all(found.whole for found in surveys)
 
     if whole and low >= 0 and high <= 1:
         return Bernoulli()
-    if all(x.dtype == torch.uint8 for x in xs):
+    if all(found.low.dtype == torch.uint8 for found in surveys):
         return Binomial(255)
     if whole and low >= 0:
         return Poisson()
@@ -45,7 +48,12 @@ def natural_likelihood(xs: Sequence[Tensor]) -> Likelihood:
     return NormalLearnedScale()
 
 
-def value_range(xs: Sequence[Tensor], likelihood: Likelihood | None = None) -> tuple[float, float]:
+def bounds(xs: Sequence[Tensor]) -> tuple[float, float]:
+    r"""The least and the greatest of all values."""
+    return min(float(x.min()) for x in xs), max(float(x.max()) for x in xs)
+
+
+def value_range(xs: Sequence[Tensor], likelihood: Likelihood) -> tuple[float, float]:
     r"""The bounds of a likelihood's support, or where it has none those of the values."""
     match likelihood:
         case Bernoulli() | ContinuousBernoulli():
@@ -53,6 +61,6 @@ def value_range(xs: Sequence[Tensor], likelihood: Likelihood | None = None) -> t
         case Binomial():
             return 0.0, float(likelihood.total_count)
         case Poisson():
-            return 0.0, max(float(x.max()) for x in xs)
+            return 0.0, bounds(xs)[1]
         case _:
-            return min(float(x.min()) for x in xs), max(float(x.max()) for x in xs)
+            return bounds(xs)

@@ -7,15 +7,18 @@ from torch import Generator, Tensor
 
 from pyro_vae.data.binarize import binarize, probabilities
 from pyro_vae.data.dataset import Binarization, Data, Fields
+from pyro_vae.data.lazy import Lazy, each
 from pyro_vae.data.natural import natural_likelihood, value_range
 from pyro_vae.data.raw import Raw
 from pyro_vae.data.standardize import Standardization
+from pyro_vae.data.survey import Survey
 from pyro_vae.likelihoods import Bernoulli, NormalLearnedScale
 
 
 def prepare(
     raw: Raw,
     splits: dict[str, Fields],
+    surveys: dict[str, Survey],
     binarization: Binarization,
     standardize: bool | None,
     seed: int,
@@ -25,6 +28,7 @@ def prepare(
     Arguments:
         raw: What the source knows.
         splits: The fields of each split, in the source's own numbers.
+        surveys: What there is among the values of ``x``, in all rows together.
         binarization: As :func:`load` has it.
         standardize: Whether to standardise; None does so unless the data are binary.
         seed: Of static binarisation.
@@ -36,14 +40,14 @@ def prepare(
         raise ValueError(f"{raw.origin}: expected either standardize or binarization, got both")
 
     xs = {split: fields["x"] for split, fields in splits.items()}
-    likelihood = raw.likelihood or natural_likelihood(list(xs.values()))
+    likelihood = raw.likelihood or natural_likelihood(list(surveys.values()))
     if standardize is None:
         standardize = not isinstance(likelihood, Bernoulli)
 
     standardization = standardization_of(xs["train"], raw) if standardize else None
     if standardization is not None:
         likelihood = NormalLearnedScale()
-        xs = {split: standardization(x.double()) for split, x in xs.items()}
+        xs = {split: each(x, Tensor.double, standardization) for split, x in xs.items()}
     if binarization != "none":
         xs = {split: probabilities(x, likelihood, raw.origin) for split, x in xs.items()}
         likelihood = Bernoulli()
@@ -52,17 +56,21 @@ def prepare(
         xs = {split: binarize(x, generator) for split, x in xs.items()}
 
     done = {split: cast(fields | {"x": xs[split]}) for split, fields in splits.items()}
+    extremes = [part[None] for found in surveys.values() for part in (found.low, found.high)]
+    if standardization is not None:  # which is increasing
+        extremes = [standardization(part.double()) for part in extremes]
     return Data(
         name=raw.name,
         train=done["train"],
         validation=done.get("validation", {}),
         test=done.get("test", {}),
         natural=likelihood,
-        value_range=value_range([fields["x"] for fields in done.values()], likelihood),
+        value_range=value_range([cast({"x": part})["x"] for part in extremes], likelihood),
         classes=raw.classes,
         binarization=binarization,
         standardization=standardization,
         columns=raw.columns,
+        source=raw.source | {"seed": seed},
     )
 
 
@@ -70,7 +78,7 @@ def standardization_of(x: Tensor, raw: Raw) -> Standardization:
     r"""The standardisation of training rows, without the indicators of categorical columns."""
     ones = torch.ones(x.shape[1:], dtype=torch.bool, device=x.device)
     try:
-        return Standardization.of(x.double(), ones if raw.columns is None else raw.columns.numeric)
+        return Standardization.of(x, ones if raw.columns is None else raw.columns.numeric)
     except ValueError as error:
         raise ValueError(f"{raw.origin}: {error}") from error
 
@@ -81,4 +89,9 @@ def cast(fields: Fields) -> Fields:
         name: torch.get_default_dtype() if name == "x" or field.is_floating_point() else torch.int64
         for name, field in fields.items()
     }
-    return {name: field.to(dtypes[name]).contiguous() for name, field in fields.items()}
+    return {
+        name: field.to(dtypes[name])
+        if isinstance(field, Lazy)
+        else field.to(dtypes[name]).contiguous()
+        for name, field in fields.items()
+    }

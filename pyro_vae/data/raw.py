@@ -2,7 +2,8 @@ r"""What a source says about its data, before anything is done to them."""
 
 __all__ = ["Raw", "tensor"]
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Raw:
         likelihood: The natural likelihood, if the source knows it.
         classes: The names of the labels ``y``.
         columns: The columns of the table that ``x`` was read from.
+        facts: What else is to be known of how the source was read.
     """
 
     name: str
@@ -40,6 +42,12 @@ class Raw:
     likelihood: Likelihood | None = None
     classes: tuple[str, ...] | None = None
     columns: Columns | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        r"""Where the data come from."""
+        return {"origin": self.origin, **self.facts}
 
 
 def tensor(value: Any, origin: str) -> Tensor:
@@ -54,6 +62,8 @@ def tensor(value: Any, origin: str) -> Tensor:
     if isinstance(value, Tensor):
         if value.is_complex():
             raise ValueError(f"{origin}: expected real numbers, got {value.dtype}")
+        if value.dtype == torch.uint64 and bool((value.view(torch.int64) < 0).any()):
+            raise ValueError(f"{origin}: expected integers below 2^63, got larger ones")
         return value.detach().to(WIDE.get(value.dtype, value.dtype))
 
     array = np.asarray(value)
@@ -62,6 +72,8 @@ def tensor(value: Any, origin: str) -> Tensor:
             f"{origin}: expected an array of numbers, got dtype {array.dtype}; convert it first"
         )
 
+    if array.dtype.kind == "b":  # of which a damaged file has others than 0 and 1
+        array = array.view(np.uint8) != 0
     # of foreign byte orders and long doubles torch knows nothing
     native = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(float)
     return tensor(torch.from_numpy(array.astype(native)), origin)

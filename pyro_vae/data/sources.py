@@ -1,6 +1,6 @@
 r"""Loading: from a source to splits of fields."""
 
-__all__ = ["load"]
+__all__ = ["NAMES", "load"]
 
 import difflib
 import os
@@ -11,25 +11,38 @@ from pyro_vae.data import named
 from pyro_vae.data.arrays import fields_of
 from pyro_vae.data.check import check_raw
 from pyro_vae.data.dataset import Binarization, Data
-from pyro_vae.data.files import read_npy, read_npz
+from pyro_vae.data.files import map_npy, read_npy, read_npz
+from pyro_vae.data.folders import read_folder, read_shards
+from pyro_vae.data.hub import is_table, read_tables
 from pyro_vae.data.prepare import prepare
 from pyro_vae.data.raw import Raw
 from pyro_vae.data.splits import draw_splits
 from pyro_vae.data.tables import read_table
+from pyro_vae.data.vision import SETS, image_set
 
 ROWS = ("validation", "test", "standardize")
+IMAGES = "torchvision's image sets"
+FOLDER = "folders"
+SHARDS = "patterns of .npz"
+MEMORY = "tensors, arrays and Datasets"
 OPTIONS = {
     "digits": (),
     "mnist": ("root", "download"),
     "fashion-mnist": ("root", "download"),
     "static-mnist": ("root",),
-    ".npy": ROWS,
+    IMAGES: ("root", "download", "size", *ROWS),
+    ".npy": (*ROWS, "mmap"),
     ".npz": ROWS,
     ".csv": (*ROWS, "label"),
-    "tensors, arrays and Datasets": ROWS,
+    SHARDS: ROWS,
+    FOLDER: (*ROWS, "size"),
+    MEMORY: ROWS,
     "Data": (),
 }
-NAMES = [kind for kind in OPTIONS if "mnist" in kind or kind == "digits"]
+NAMES = sorted({kind for kind in OPTIONS if "mnist" in kind or kind == "digits"} | set(SETS))
+
+# bytes of a .npy file above which its rows stay there: as many as a laptop has to spare
+LARGE = 2**30
 
 
 def load(
@@ -40,6 +53,8 @@ def load(
     test: float | None = None,
     label: str | None = None,
     standardize: bool | None = None,
+    size: int | None = None,
+    mmap: bool | None = None,
     seed: int = 0,
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
@@ -54,11 +69,24 @@ def load(
     - ``"static-mnist"``: Larochelle's binary MNIST, 50,000/10,000/10,000 without labels, in
       ``<root>/binarized_mnist/binarized_mnist.npz``. **Its test rows are sorted by digit**:
       evaluate on all of them, or on rows drawn at random.
+    - ``"cifar10"``, ``"svhn"``, ``"omniglot"``, … (``pyro_vae.data.NAMES``): the image sets of
+      torchvision that need no account, with levels 0 to 255, in its layout below ``root``. It
+      checks the files; pickled ones are opened only if their md5 is the published one.
     - A path that ends in ``.npy`` (rows), ``.npz`` (``train``, ``valid`` and ``test``; or ``x``,
       ``y`` and other fields; or a single array) or ``.csv`` (see :class:`Columns`).
-    - A tensor or array ``x``, a pair ``(x, y)``, a mapping of named fields, or a torch
-      ``Dataset`` of such, which is stacked.
+    - A pattern such as ``"shards-*.npz"``, or a folder of .npz files: their rows follow one
+      another, by name.
+    - A folder of images, in folders of their classes or not, with folders ``train``, ``valid``
+      and ``test`` around them or not.
+    - A tensor or array ``x``, a pair ``(x, y)``, a mapping of named fields, a torch
+      ``Dataset`` of such, which is stacked, or a ``Dataset`` or ``DatasetDict`` of the package
+      ``datasets``, of which the columns are fields.
     - A :class:`Data`, which is returned as it is.
+
+    Rows of a .npy file above 1 GiB stay there: it is mapped, not loaded, and they are converted,
+    standardised and binarised when a batch is read. Batches are the same, bit for bit. Under
+    ``binarization="dynamic"`` an epoch's bits, an eighth of a byte each, go to a temporary file
+    (``$TMPDIR``).
 
     Arguments:
         source: One of the above.
@@ -71,6 +99,8 @@ def load(
         standardize: Whether each feature (of a table: each column of numbers) gets mean 0 and
             standard deviation 1 over the training rows. By default those of a table do, unless
             it is binary or to be binarised.
+        size: What the shorter side of images is scaled to, of which the central square is kept.
+        mmap: Whether the rows of a .npy file stay there, whatever its size.
         seed: Of the splits that are drawn, and of static binarisation.
         root: The folder to look in, instead of ``$PYRO_VAE_DATA`` and then the user's cache
             (``~/.cache/pyro_vae``, or that under ``$XDG_CACHE_HOME``).
@@ -97,7 +127,7 @@ def load(
     kind = kind_of(source)
     given = {
         **{"validation": validation, "test": test, "label": label, "standardize": standardize},
-        **{"root": root, "download": download or None},
+        **{"root": root, "download": download or None, "size": size, "mmap": mmap},
     }
     check_options(kind, [name for name, value in given.items() if value is not None])
     if isinstance(source, Data):
@@ -105,12 +135,16 @@ def load(
             raise ValueError(f"{source.name}: give binarization where the data are first loaded")
         return source
 
-    raw = read(source, kind, label, None if root is None else Path(root), download)
-    check_raw(raw.splits, raw.origin)
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f"expected size to be a whole number of at least 1, got {size!r}")
+
+    place = None if root is None else Path(root)
+    raw = read(source, kind, label, place, download, size, mmap)
+    surveys = check_raw(raw.splits, raw.origin)
     splits = draw_splits(raw.splits, validation, test, seed, raw.origin)
     if standardize is None:
         standardize = None if kind == ".csv" and binarization == "none" else False
-    return prepare(raw, splits, binarization, standardize, seed)
+    return prepare(raw, splits, surveys, binarization, standardize, seed)
 
 
 def kind_of(source: Any) -> str:
@@ -118,19 +152,24 @@ def kind_of(source: Any) -> str:
     if isinstance(source, Data):
         return "Data"
     if not isinstance(source, str | os.PathLike):
-        return "tensors, arrays and Datasets"
+        return MEMORY
     if source in NAMES:
-        return str(source)
+        return IMAGES if source in SETS else str(source)
 
-    suffix = Path(source).suffix.lower()
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return FOLDER
+    if suffix == ".npz" and any(mark in str(source) for mark in "*?["):
+        return SHARDS
     if suffix in OPTIONS:
         return suffix
 
     close = difflib.get_close_matches(str(source), NAMES, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise ValueError(
-        f"expected {', '.join(map(repr, NAMES))}, or a path that ends in .npy, .npz or .csv, got "
-        f"{str(source)!r}{hint}"
+        f"expected a folder that exists, a path that ends in .npy, .npz or .csv, or one of "
+        f"{', '.join(NAMES)}, got {str(source)!r}{hint}"
     )
 
 
@@ -145,7 +184,15 @@ def check_options(kind: str, given: list[str]) -> None:
             )
 
 
-def read(source: Any, kind: str, label: str | None, root: Path | None, download: bool) -> Raw:
+def read(
+    source: Any,
+    kind: str,
+    label: str | None,
+    root: Path | None,
+    download: bool,
+    size: int | None,
+    mmap: bool | None,
+) -> Raw:
     r"""Reads a source of a kind."""
     match kind:
         case "digits":
@@ -157,23 +204,33 @@ def read(source: Any, kind: str, label: str | None, root: Path | None, download:
         case "static-mnist":
             return named.static_mnist(root)
         case ".npy" | ".npz" | ".csv":
-            return read_path(Path(source).expanduser(), kind, label)
-        case _:
-            name = type(source).__name__.lower()
-            return Raw(name, name, {"train": fields_of(source, name)})
+            return read_path(Path(source).expanduser(), kind, label, mmap)
+    if kind == IMAGES:
+        return image_set(source, root, download, size)
+    if kind == FOLDER:
+        return read_folder(Path(source).expanduser(), size)
+    if kind == SHARDS:
+        return read_shards(str(source))
+    if is_table(source):
+        return read_tables(source)
+    name = type(source).__name__.lower()
+    return Raw(name, name, {"train": fields_of(source, name)})
 
 
-def read_path(path: Path, kind: str, label: str | None) -> Raw:
+def read_path(path: Path, kind: str, label: str | None, mmap: bool | None) -> Raw:
     r"""Reads a file of a kind."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else f"nothing in {path.parent.absolute()}"
         raise FileNotFoundError(f"{path}: expected a file, got {found}")
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise ValueError(f"{path}: expected data, got an empty file")
 
     match kind:
         case ".npy":
-            return Raw(path.stem, str(path), read_npy(path))
+            mapped = size > LARGE if mmap is None else mmap
+            splits = map_npy(path) if mapped else read_npy(path)
+            return Raw(path.stem, str(path), splits, facts={"mapped": mapped})
         case ".npz":
             return Raw(path.stem, str(path), read_npz(path))
         case _:

@@ -3,9 +3,10 @@ r"""Splits: rows for training, validation and test, drawn where a source does no
 __all__ = ["draw_splits"]
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from pyro_vae.data.dataset import Fields
+from pyro_vae.data.lazy import Lazy
 
 SHARE = 0.1
 
@@ -48,8 +49,13 @@ def draw_splits(
     order = torch.randperm(rows, generator=Generator().manual_seed(seed), device="cpu")
     parts = order.split([rows - sum(counts.values()), *counts.values()])
     drawn = {
-        split: {name: field[index.to(field.device)] for name, field in train.items()}
+        split: {name: chosen(field, index) for name, field in train.items()}
         for split, index in zip(("train", *counts), parts, strict=True)
         if len(index)
     }
     return {**splits, **drawn}
+
+
+def chosen(field: Tensor, index: Tensor) -> Tensor:
+    r"""Some rows of a field, which are read now if they are in memory."""
+    return field.select_rows(index) if isinstance(field, Lazy) else field[index.to(field.device)]

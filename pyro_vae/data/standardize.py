@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pyro_vae.data.lazy import chunks
+
 
 @dataclass(frozen=True, eq=False)
 class Standardization:
@@ -42,9 +44,24 @@ class Standardization:
 
         Raises:
             ValueError: If one of them is constant.
+
+        References:
+            | Updating Formulae and a Pairwise Algorithm for Computing Sample Variances
+              (Chan, Golub & LeVeque, 1979)
+            | http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf
         """
+        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
         # equal numbers may deviate from their mean by rounding
-        constant = (x == x[0]).all(dim=0) & which
+        constant, first = which.clone(), x[:1]
+        for part in map(Tensor.double, chunks(x)):
+            rows = part.shape[0]
+            average = part.mean(dim=0)
+            change = average - mean.to(part)
+            within = (part - average).square().sum(dim=0)
+            squares = squares.to(part) + within + change.square() * (count * rows / (count + rows))
+            mean = mean.to(part) + change * (rows / (count + rows))
+            count += rows
+            constant &= (part == first.double()).all(dim=0)
         if constant.any():
             index = tuple(constant.nonzero()[0].tolist())
             raise ValueError(
@@ -52,9 +69,14 @@ class Standardization:
                 f"constant ones, the first at {index}; remove them or give standardize=False"
             )
 
-        loc, scale = x.mean(dim=0), x.std(dim=0, correction=0)
+        scale = (squares / count).sqrt()
+        if bool((which & ~(scale.isfinite() & (scale > 0))).any()):
+            raise ValueError(
+                "expected features whose squares are numbers of double precision, got some that "
+                "overflow or vanish; rescale them or give standardize=False"
+            )
         return cls(
-            loc.where(which, torch.zeros_like(loc)), scale.where(which, torch.ones_like(scale))
+            mean.where(which, torch.zeros_like(mean)), scale.where(which, torch.ones_like(scale))
         )
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -2,12 +2,17 @@ r"""The evidence of independent features: what any latent-variable model should 
 
 __all__ = ["independent_evidence"]
 
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import add
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_vae import distributions
+from pyro_vae.data.lazy import chunks
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.likelihoods import (
     Bernoulli,
@@ -63,13 +68,14 @@ def independent_evidence(
             f"expected rows of one shape to train and to test on, got {tuple(train.shape)} and "
             f"{tuple(test.shape)}"
         )
-    fn = _fit(likelihood, train.flatten(1).double()).to_event(1)
-    log_prob = fn.log_prob(test.flatten(1).double()) + log_jacobian
+    fn = _fit(likelihood, train).to_event(1)
+    log_prob = torch.cat([fn.log_prob(part) for part in _parts(test)]) + log_jacobian
     return Estimate.of(log_prob, stderr=0.0)
 
 
 def _fit(likelihood: Likelihood, x: Tensor) -> TorchDistribution:
-    r"""The family's distribution of each feature of ``x``, with shape :math:`(N, F)`."""
+    r"""The family's distribution of each feature of ``x``, with shape :math:`(N, *)`."""
+    rows = x.shape[0]
     match likelihood:
         case Bernoulli():
             return dist.Bernoulli(_mean(x, 1))
@@ -79,23 +85,34 @@ def _fit(likelihood: Likelihood, x: Tensor) -> TorchDistribution:
         case ContinuousBernoulli():
             return distributions.ContinuousBernoulli(_logits(_mean(x, 1)))
         case Poisson():
-            return distributions.Poisson(((x.sum(0) + 0.5) / x.shape[0]).log())
+            return distributions.Poisson(((_sum(x) + 0.5) / rows).log())
         case Categorical():
             levels = torch.arange(likelihood.levels, device=x.device)
-            counts = torch.stack([(x == level).sum(0) for level in levels], dim=-1)
+            counts = _sum(x, lambda part: part[..., None] == levels)
             return distributions.Categorical(probs=counts + 0.5)
         case Normal() | NormalLearnedScale() | NormalPredictedScale():
-            variance = x.var(0, correction=0)
-            smoothed = (x.shape[0] * variance + variance.mean()) / (x.shape[0] + 1)
-            return dist.Normal(x.mean(0), smoothed.sqrt())
+            mean = _sum(x) / rows
+            variance = _sum(x, lambda part: (part - mean).square()) / rows
+            smoothed = (rows * variance + variance.mean()) / (rows + 1)
+            return dist.Normal(mean, smoothed.sqrt())
     raise ValueError(
         "expected one of the likelihoods of pyro_vae.likelihoods, of which fits of independent "
         f"features are known, got {type(likelihood).__name__}"
     )
 
 
+def _parts(x: Tensor) -> Iterator[Tensor]:
+    r"""The rows, which need not be in memory, with shapes :math:`(B, F)`, in double precision."""
+    return (part.flatten(1).double() for part in chunks(x))
+
+
+def _sum(x: Tensor, function: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
+    r"""The sum over rows of a function of each, with shape :math:`(F)`."""
+    return reduce(add, (function(part).sum(0) for part in _parts(x)))
+
+
 def _mean(x: Tensor, greatest: int) -> Tensor:
-    return (x.sum(0) + greatest / 2) / (x.shape[0] + 1)
+    return (_sum(x) + greatest / 2) / (x.shape[0] + 1)
 
 
 def _logits(mean: Tensor) -> Tensor:
