@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyro_vae.evaluation import evaluate as evaluate
     from pyro_vae.evaluation import reconstruct as reconstruct
     from pyro_vae.evaluation import sample as sample
+    from pyro_vae.evaluation import traverse as traverse
     from pyro_vae.loop import fit as fit
     from pyro_vae.runs import Run as Run
     from pyro_vae.svi import SVI as SVI
@@ -26,7 +27,8 @@ _HOMES = {
     "fit": "loop",
     "Run": "runs",
     **dict.fromkeys(
-        ("Estimate", "decode", "encode", "evaluate", "reconstruct", "sample"), "evaluation"
+        ("Estimate", "decode", "encode", "evaluate", "reconstruct", "sample", "traverse"),
+        "evaluation",
     ),
 }
 _MODULES = (

@@ -8,3 +8,6 @@ from pyro_vae.evaluation.generation import reconstruct as reconstruct
 from pyro_vae.evaluation.generation import sample as sample
 from pyro_vae.evaluation.metrics import evaluate as evaluate
 from pyro_vae.evaluation.scores import discrete_features as discrete_features
+from pyro_vae.evaluation.traversal import Plane as Plane
+from pyro_vae.evaluation.traversal import Traversal as Traversal
+from pyro_vae.evaluation.traversal import traverse as traverse

@@ -54,6 +54,17 @@ class Estimate:
         per_datum = per_datum.detach().cpu()
         return cls(*average(per_datum, stderr), per_datum, unit, seed)
 
+    def to_dict(self) -> dict[str, float | str | int | None]:
+        r"""Its figures as JSON has them: ``None`` is what is not finite; without ``per_datum``.
+
+        Example:
+            >>> Estimate(-31.24, 0.02, math.nan, seed=3).to_dict()
+            {'value': -31.24, 'stderr': 0.02, 'data_stderr': None, 'unit': 'nats', 'seed': 3}
+        """
+        figures = {"value": self.value, "stderr": self.stderr, "data_stderr": self.data_stderr}
+        known = {name: x if math.isfinite(x) else None for name, x in figures.items()}
+        return {**known, "unit": self.unit, "seed": self.seed}
+
     def __float__(self) -> float:
         return float(self.value)
 

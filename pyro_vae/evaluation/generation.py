@@ -1,19 +1,18 @@
 r"""What a model generates, and how a guide encodes."""
 
-__all__ = ["decode", "encode", "reconstruct", "sample"]
+__all__ = ["Device", "batches", "decode", "encode", "encoded", "reconstruct", "sample", "single"]
 
 from collections.abc import Iterator, Mapping
 
 import torch
 from pyro import poutine
-from pyro.infer import infer_discrete
 from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.fields import Batch, Rows, read
 from pyro_vae.evaluation.generator import Generator
-from pyro_vae.evaluation.rows import Centred, check_rows, data_first, join, mean, outputs
+from pyro_vae.evaluation.rows import Centred, check_rows, data_first, inferred, join, mean, outputs
 from pyro_vae.evaluation.setting import evaluating, parameter_dtype
 from pyro_vae.layout import Site, latent_sites
 from pyro_vae.pair import Pair
@@ -71,9 +70,9 @@ def encode(
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
         parts = []
-        for part in _batches(fields, pair, batch_size, place):
+        for part in batches(fields, pair, batch_size, place):
             if draws is None:
-                parts.append(_latents(pair, part, _encoded(pair, part)))
+                parts.append(_latents(pair, part, encoded(pair, part)))
             else:
                 drawn = [_latents(pair, part, _drawn(pair, part, pair.guide)) for _ in range(draws)]
                 parts.append({n: torch.stack([d[n] for d in drawn]) for n in drawn[0]})
@@ -98,15 +97,7 @@ def reconstruct(
     the model observes besides stays observed.
 
     Arguments:
-        model: The generative program.
-        guide: The program that draws its latents.
-        batch: What both are called with: tensors or arrays with shapes :math:`(N, *)`, or a data
-            set, of which it is ``x`` of the test split, drawn as :func:`evaluate` does. What is
-            floating is converted to the type of the parameters.
-        batch_size: The number of data at once.
-        data_plate: As for :func:`encode`.
-        device: Where it is computed, by default where the parameters are.
-        seed: The seed of what is drawn.
+        model, guide, batch: As for :func:`encode`, and so is the rest.
 
     Returns:
         The mean of the observed site, with shape :math:`(N, *)`; of several, by site.
@@ -126,8 +117,8 @@ def reconstruct(
     fields = read(batch, seed, parameter_dtype(model, guide))
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
-        parts = [_reconstructed(pair, p) for p in _batches(fields, pair, batch_size, place)]
-    return _single(join(parts))
+        parts = [_reconstructed(pair, p) for p in batches(fields, pair, batch_size, place)]
+    return single(join(parts))
 
 
 def decode(
@@ -148,17 +139,13 @@ def decode(
     Sites that are not given, such as those that the model sums out, are drawn from the model.
 
     Arguments:
-        model: The generative program.
-        guide: The program that draws its latents.
+        model, guide: As for :func:`encode`.
         latents: The latents by site, as :func:`encode` returns them, with shapes
             :math:`(N, *)`; of a single site, the tensor will do.
         batch: What the model is called with, if it cannot be called as ``model(n=N)``: rows
             that are repeated up to :math:`N`. What it observes of them is ignored. They
             come as a tuple, or alone, and are of the kinds that :func:`encode` takes.
-        batch_size: The number of data at once.
-        data_plate: As for :func:`encode`.
-        device: Where it is computed, by default where the parameters are.
-        seed: The seed of what is drawn.
+        batch_size, data_plate, device, seed: As for :func:`encode`.
 
     Returns:
         The mean of the observed site, with shape :math:`(N, *)`; of several, by site.
@@ -178,10 +165,8 @@ def decode(
     fields = None if batch is None else read(batch, seed, dtype)
     with evaluating(model, guide, rows=fields or (), device=device, seed=seed) as place:
         source = Generator(model, guide, fields, data_plate, place)
-        given, count = source.given(latents, dtype)
-        rows = torch.arange(count, device=place).split(batch_size if source.plate else count)
-        parts = [source.run(part, given, means=True) for part in rows]
-    return _single(join(parts))
+        found = source.decode(latents, dtype, batch_size)
+    return single(found)
 
 
 def sample(
@@ -203,16 +188,12 @@ def sample(
     Global latents are drawn from the guide, for which a batch is needed.
 
     Arguments:
-        model: The generative program.
-        guide: The program that draws its latents.
+        model, guide: As for :func:`encode`.
         n: The number of draws :math:`N`.
         mean: Whether to return :math:`\mathbb{E}[x \mid z_n]` in place of :math:`x_n`, which
             makes smoother pictures.
         batch: As for :func:`decode`.
-        batch_size: The number of data at once.
-        data_plate: As for :func:`encode`.
-        device: Where it is computed, by default where the parameters are.
-        seed: The seed of what is drawn.
+        batch_size, data_plate, device, seed: As for :func:`encode`.
 
     Returns:
         The draws of the observed site, with shape :math:`(N, *)`; of several, by site.
@@ -237,10 +218,10 @@ def sample(
             found = source.run(part, {}, mean)
             # without a data plate the whole batch is one datum
             parts.append(found if source.plate else {k: t[None] for k, t in found.items()})
-    return _single(join(parts))
+    return single(join(parts))
 
 
-def _batches(batch: Fields, pair: Pair, batch_size: int, device: torch.device) -> Iterator[Fields]:
+def batches(batch: Fields, pair: Pair, batch_size: int, device: torch.device) -> Iterator[Fields]:
     r"""Cuts a batch into smaller ones, if there is a data plate to be cut."""
     parts = tuple(zip(*(field.split(batch_size) for field in batch), strict=True))
     first = tuple(field.to(device) for field in parts[0])
@@ -256,21 +237,18 @@ def _drawn(pair: Pair, batch: Fields, guide: Program) -> dict[str, Site]:
     return latent_sites(trace)
 
 
-def _encoded(pair: Pair, batch: Fields) -> dict[str, Site]:
+def encoded(pair: Pair, batch: Fields) -> dict[str, Site]:
+    r"""What the guide draws, at its means."""
     return _drawn(pair, batch, Centred()(pair.guide))
 
 
 def _reconstructed(pair: Pair, batch: Fields) -> dict[str, Tensor]:
     layout = pair.plan(batch, {}).layout
-    encoded = {name: site["value"] for name, site in _encoded(pair, batch).items()}
-    program = poutine.condition(pair.model, data=encoded)
-    if layout.enumerated:
-        program = infer_discrete(program, -layout.nesting - 1, temperature=0)
-    sites = outputs(poutine.trace(program).get_trace(*batch))
+    means = {name: site["value"] for name, site in encoded(pair, batch).items()}
     return {
         name: data_first(mean(site["fn"]), site, layout.plate)
-        for name, site in sites.items()
-        if name not in encoded
+        for name, site in outputs(inferred(pair, batch, means)).items()
+        if name not in means
     }
 
 
@@ -284,5 +262,6 @@ def _latents(pair: Pair, batch: Fields, sites: Mapping[str, Site]) -> dict[str, 
     }
 
 
-def _single(found: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+def single(found: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    r"""The only tensor, or else all by site."""
     return next(iter(found.values())) if len(found) == 1 else found

@@ -11,7 +11,15 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_vae.evaluation.fields import Rows, column
-from pyro_vae.evaluation.rows import Dreaming, Given, data_first, data_in_place, mean, outputs
+from pyro_vae.evaluation.rows import (
+    Dreaming,
+    Given,
+    data_first,
+    data_in_place,
+    join,
+    mean,
+    outputs,
+)
 from pyro_vae.layout import latent_sites, plate_dims
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program, isolated
@@ -80,6 +88,14 @@ class Generator:
             name: data_first(mean(site["fn"]) if means else site["value"], site, self.plate)
             for name, site in found.items()
         }
+
+    def decode(
+        self, latents: Rows | Mapping[str, Rows], dtype: torch.dtype | None, batch_size: int
+    ) -> dict[str, Tensor]:
+        r"""The means of what the model observes, by site, with shape :math:`(N, *)`."""
+        given, count = self.given(latents, dtype)
+        rows = torch.arange(count, device=self.device).split(batch_size if self.plate else count)
+        return join([self.run(part, given, means=True) for part in rows])
 
     def given(
         self, latents: Rows | Mapping[str, Rows], dtype: torch.dtype | None

@@ -7,6 +7,7 @@ __all__ = [
     "check_rows",
     "data_first",
     "data_in_place",
+    "inferred",
     "is_discrete",
     "join",
     "mean",
@@ -17,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions import MaskedDistribution, TorchDistribution, Unit
+from pyro.infer import infer_discrete
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
@@ -26,6 +29,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae.layout import Site, frames, plate_dims, sample_sites
+from pyro_vae.pair import Pair
 
 _DRAWS = 100
 
@@ -94,6 +98,25 @@ def is_discrete(fn: TorchDistribution) -> bool:
     except NotImplementedError:
         return False
     return support is not None and bool(support.is_discrete)
+
+
+def inferred(
+    pair: Pair, batch: tuple[Any, ...], latents: Mapping[str, Tensor], temperature: int = 0
+) -> Trace:
+    r"""The model at values of its latents, with what it sums out inferred.
+
+    Arguments:
+        pair: The model and the guide.
+        batch: What the model is called with.
+        latents: The values by site, as the guide has them.
+        temperature: Whether the sites that are summed out have values drawn from their
+            posterior (1) or those of the highest posterior probability (0).
+    """
+    layout = pair.plan(batch, {}).layout
+    program = poutine.condition(pair.model, data=dict(latents))
+    if layout.enumerated:
+        program = infer_discrete(program, -layout.nesting - 1, temperature=temperature)
+    return poutine.trace(program).get_trace(*batch)
 
 
 def outputs(trace: Trace) -> dict[str, Site]:

@@ -1,9 +1,19 @@
 r"""Pictures and tables, drawn from arrays and estimates alone."""
 
-__all__ = ["curves", "latents", "reconstructions", "samples", "save", "table"]
+__all__ = [
+    "curves",
+    "latent_plane",
+    "latents",
+    "reconstructions",
+    "samples",
+    "save",
+    "table",
+    "traversals",
+]
 
 from pyro_vae.report.figures import save
 from pyro_vae.report.history import curves
 from pyro_vae.report.images import reconstructions, samples
 from pyro_vae.report.projections import latents
 from pyro_vae.report.tables import table
+from pyro_vae.report.traversals import latent_plane, traversals

@@ -108,17 +108,29 @@ def grid(x: NDArray[np.float64], extent: Range, columns: int, padding: int) -> N
     return tiles.permute(1, 2, 0).numpy()
 
 
-def page(tiles: NDArray[np.float64], title: str) -> Figure:
-    r"""Draws an image with shape (H, W, 3), each of its pixels a square of whole pixels."""
+def page(
+    tiles: NDArray[np.float64], title: str, left: int = 0, below: int = 0, least: float = 1
+) -> Figure:
+    r"""Draws an image with shape (H, W, 3), each of its pixels a square of whole pixels.
+
+    Arguments:
+        tiles: The image.
+        title: What stands above.
+        left: Pixels that are left free beside the image.
+        below: Pixels that are left free below the image.
+        least: How many times it is enlarged at least.
+    """
     height, width = tiles.shape[0], tiles.shape[1]
-    zoom = max(1, PAGE // max(height, width))
+    zoom = max(1, PAGE // max(height, width), math.ceil(least))
     height, width = zoom * height, zoom * width
-    across, down = max(width, PAGE // 2), height + TITLE
+    right = min(left, TITLE)
+    across, down = max(left + width + right, PAGE // 2), height + below + TITLE
 
     figure = Figure(figsize=(across / DPI, down / DPI), dpi=DPI, facecolor="white")
-    left = (across - width) // 2
-    panel = figure.add_axes((left / across, 0, width / across, height / down))
+    start = left + (across - left - width - right) // 2
+    panel = figure.add_axes((start / across, below / down, width / across, height / down))
     panel.imshow(tiles, interpolation="nearest", aspect="auto")
     panel.set_axis_off()
-    figure.text(0.5, 1 - TITLE / 2 / down, title, ha="center", va="center", fontsize=11)
+    middle = (start + width / 2) / across
+    figure.text(middle, 1 - TITLE / 2 / down, title, ha="center", va="center", fontsize=11)
     return figure

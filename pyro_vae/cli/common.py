@@ -1,0 +1,78 @@
+r"""What commands share: options, floating types, and the way to the terminal."""
+
+__all__ = ["Seed", "add_setting", "new_parser", "note", "precision", "say", "show", "show_json"]
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import restricted_number_type
+from rich.console import Console, RenderableType
+
+Precision = Literal["float32", "float64"]
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+
+
+def new_parser(command: str, description: str, usage: str = "[OPTIONS]") -> ArgumentParser:
+    r"""A parser for a command, which raises what is wrong."""
+    return ArgumentParser(
+        prog=f"pyro-vae {command}",
+        usage=f"pyro-vae {command} {usage}",
+        description=description,
+        exit_on_error=False,
+    )
+
+
+def add_setting(parser: ArgumentParser, seed: str, precision: Precision | None = None) -> None:
+    r"""Adds the options that commands have in common.
+
+    Arguments:
+        parser: The parser of a command.
+        seed: What the seed is of.
+        precision: The floating type that is taken by default; ``None`` is the run's.
+    """
+    parser.add_argument("--seed", type=Seed, default=0, help=f"seed of {seed}")
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda")
+    kind: Any = Precision | None if precision is None else Precision
+    text = "floating type" if precision else "floating type (by default the run's)"
+    parser.add_argument("--precision", type=kind, default=precision, help=text)
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    r"""Makes a floating type the default one."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def show(*things: RenderableType) -> None:
+    r"""Prints tables and texts, as wide as the terminal allows."""
+    console = Console()
+    for thing in things:
+        console.print(thing, markup=False, highlight=False, soft_wrap=False)
+
+
+def say(text: str) -> None:
+    r"""Prints a text as it is."""
+    sys.stdout.write(f"{text}\n")
+
+
+def show_json(document: Mapping[str, Any]) -> None:
+    r"""Prints a document as JSON."""
+    say(json.dumps(document, indent=2, allow_nan=False))
+
+
+def note(text: str) -> None:
+    r"""Says on the standard error what the user should know and is no error."""
+    sys.stderr.write(f"pyro-vae: {' '.join(text.split())}\n")

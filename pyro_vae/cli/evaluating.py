@@ -1,0 +1,40 @@
+r"""``pyro-vae evaluate``."""
+
+__all__ = ["parser", "run"]
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+
+from pyro_vae.cli.common import show, show_json
+from pyro_vae.cli.opened import open_run, run_parser
+
+
+def parser() -> ArgumentParser:
+    r"""The options of ``evaluate``."""
+    text = "Estimate a run's bound and evidence on data, in nats per datum."
+    found = run_parser("evaluate", text, "particles")
+    text = "draws for each datum's evidence"
+    found.add_argument("--particles", type=PositiveInt, default=1000, help=text)
+    return found
+
+
+def run(flags: Sequence[str]) -> int:
+    r"""Evaluates a run; returns the exit code."""
+    with open_run(parser(), flags) as opened:
+        from pyro_vae.cli.scores import score
+
+        options, split = opened.options, opened.options["split"]
+        names = ("particles", "seed", "device")
+        setting = {name: options[name] for name in names}
+        scores = score(opened.run, opened.data, split, inputs=opened.inputs, **setting)
+        if opened.own_data:
+            name = "evaluation.json" if split == "test" else f"evaluation-{split}.json"
+            opened.run.write(name, scores.text)
+        if options["json"]:
+            show_json(scores.document)
+        elif not options["quiet"]:
+            title = f"{opened.data.name}, {split} data, {opened.run.weights} weights"
+            show(scores.table(title), *filter(None, [scores.remark]))
+    return 0

@@ -1,0 +1,152 @@
+r"""The figures of a run: evaluated, laid out in a table, and as JSON."""
+
+__all__ = ["Scores", "score"]
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pyro_vae import report
+from pyro_vae.data import Data
+from pyro_vae.data.dataset import Split
+from pyro_vae.evaluation import Estimate, evaluate, independent_evidence
+from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
+from pyro_vae.runs import Run
+
+_LARGE = 2**28  # elements that independent features are fitted to at most
+
+
+@dataclass(frozen=True)
+class Scores:
+    r"""Estimates on a split of data, and what they were made with.
+
+    Arguments:
+        estimates: The estimates by name, as :func:`pyro_vae.evaluate` returns them.
+        baseline: The evidence under independent features, where it can be compared.
+        setting: Which data, weights, particles and seed they were made with.
+        refused: Why there is no evidence, if there is none.
+    """
+
+    estimates: dict[str, Estimate]
+    baseline: Estimate | None
+    setting: dict[str, Any]
+    refused: str = ""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        r"""The figures as plain data."""
+        found = self.estimates
+        if self.baseline is not None:
+            found = {**found, "independent_features": self.baseline}
+        figures = {name: estimate.to_dict() for name, estimate in found.items()}
+        return {**self.setting, "estimates": figures}
+
+    @property
+    def text(self) -> str:
+        r"""The content of ``evaluation.json``."""
+        return json.dumps(self.document, indent=2, allow_nan=False) + "\n"
+
+    @property
+    def share(self) -> float:
+        r"""The share of the data at which a few particles outweigh all others."""
+        return float(self.estimates["khat"]) if "khat" in self.estimates else 0.0
+
+    @property
+    def loose(self) -> bool:
+        r"""Whether the evidence is only known to be a lower bound."""
+        return not self.share <= 0.1
+
+    def table(self, title: str) -> Table:
+        r"""The figures in rows."""
+        found = self.estimates
+        rows = {
+            "ELBO": found["elbo"],
+            "reconstruction": found["log_likelihood"],
+            **{f"KL of {k.removeprefix('kl.')}": e for k, e in found.items() if "kl." in k},
+        }
+        if "nll" in found:
+            name = "evidence, at least" if self.loose else "evidence"
+            rows[name] = self._known(-found["nll"])
+        if self.baseline is not None:
+            rows["independent features"] = self.baseline
+        if "bpd" in found:
+            rows["bits per dimension"] = self._known(found["bpd"])
+        return report.table(rows, title, Console().width)
+
+    @property
+    def remark(self) -> str:
+        r"""What should be known of the evidence."""
+        if self.refused:
+            return f"There is no evidence: {self.refused}"
+        if not self.loose:
+            return ""
+        if self.share > 0:
+            return (
+                f"The evidence is a lower bound: at {self.share:.0%} of the data a few particles "
+                "outweigh all others (Pareto shape above 0.7). More --particles raise it."
+            )
+        return "The evidence is a lower bound, of unknown error: take more --particles."
+
+    def _known(self, estimate: Estimate) -> Estimate:
+        r"""An estimate without the error of an average that a few weights dominate."""
+        return replace(estimate, stderr=math.nan) if self.loose else estimate
+
+
+def score(
+    run: Run,
+    data: Data,
+    split: Split,
+    *,
+    particles: int,
+    seed: int,
+    device: str,
+    inputs: Sequence[str],
+) -> Scores:
+    r"""Evaluates a run on a split of data."""
+    rows = replace(data, test=data.splits[split]) if split != "test" else data
+    arguments: dict[str, Any] = {
+        "particles": particles,
+        "inputs": tuple(inputs),
+        "data_plate": run.config.get("data_plate"),
+        "device": device,
+        "seed": seed,
+    }
+    refused = ""
+    try:
+        estimates = evaluate(run.model, run.guide, rows, **arguments)
+    except ValueError as error:
+        if "metrics=" not in str(error):
+            raise
+        refused = str(error).partition("; ")[0]
+        estimates = evaluate(run.model, run.guide, rows, ("elbo",), **arguments)
+    setting = {
+        "run": None if run.path is None else str(run.path),
+        "weights": run.weights,
+        "data": data.name,
+        "split": split,
+        "rows": len(rows.test["x"]),
+        "particles": particles,
+        "seed": seed,
+    }
+    return Scores(estimates, _baseline(rows, estimates, seed), setting, refused)
+
+
+def _baseline(data: Data, estimates: dict[str, Estimate], seed: int) -> Estimate | None:
+    r"""The evidence of independent features, if both are masses or both are densities."""
+    discrete = isinstance(data.natural, Bernoulli | Binomial | Categorical | Poisson)
+    if "nll" not in estimates or discrete != ("bpd" in estimates):
+        return None
+    if math.prod(data.train["x"].shape) > _LARGE:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    train, test = (data.epoch(split, generator)["x"] for split in ("train", "test"))
+    try:
+        return independent_evidence(data.natural, train, test, data.log_jacobian)
+    except ValueError:
+        return None
