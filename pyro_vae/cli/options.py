@@ -3,7 +3,7 @@ r"""Options for the parts of a run: chosen by name, configured by their construc
 __all__ = ["PARTS", "Config", "add_parts", "parse_options"]
 
 import re
-from argparse import ArgumentError
+from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
@@ -305,5 +305,9 @@ def _shown(default: Any) -> Any:
     return list(default) if isinstance(default, tuple) else default
 
 
-def _anything(text: str) -> Any:
-    return yaml.safe_load(text)
+def _anything(value: Any) -> Any:
+    # jsonargparse validates what it parsed by parsing it again
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise ArgumentTypeError(f"expected YAML, got {value!r}") from error
