@@ -305,5 +305,5 @@ def _shown(default: Any) -> Any:
     return list(default) if isinstance(default, tuple) else default
 
 
-def _anything(text: str) -> Any:
-    return yaml.safe_load(text)
+def _anything(value: Any) -> Any:
+    return yaml.safe_load(value) if isinstance(value, str) else value  # a default is no text
