@@ -9,7 +9,6 @@ from rich.table import Table
 
 from pyro_vae.evaluation.estimate import Estimate, digits
 
-
 NARROW = 72  # columns of a terminal below which a table is set closer
 
 
