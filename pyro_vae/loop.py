@@ -34,11 +34,13 @@ from pyro_vae.training import Trainer
 # they wait for one another; where other work held a core, it took 80 ms instead of 4.4
 _SMALL = 2**24
 
-# what must be the same where a run goes on
-_SETTING = (
-    *("objective", "optimizer", "schedule", "schedule_interval", "clip_norm", "inputs"),
-    *("batch_size", "seed", "validation", "data_plate", "precision"),
-)
+_ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+
+# the arguments that a run notes: parts, by their descriptions; plain ones that must be the same
+# where it goes on; and plain ones that may differ
+_PARTS = ("model", "guide", "objective", "optimizer", "schedule")
+_FIXED = ("schedule_interval", "clip_norm", "batch_size", "seed", "validation", "data_plate")
+_FREE = ("epochs", "patience", "workers")
 
 Source = Any  # what pyro_vae.data.load takes
 Interval = Literal["epoch", "step"]
@@ -155,40 +157,9 @@ def fit(
         >>> run.history[-1]["elbo"] > run.history[0]["elbo"]
         True
     """
-    for name, count in (("epochs", epochs), ("batch_size", batch_size)):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"expected {name} to be a whole number of at least 1, got {count!r}")
-    if schedule_interval not in get_args(Interval):
-        raise ValueError(f"expected an interval of 'epoch' or 'step', got {schedule_interval!r}")
-    if run_dir is None and (resume or overwrite):
-        raise ValueError("expected run_dir, the folder of a run, with resume or overwrite")
-    if objective is None:
-        objective = build("ELBO", "objective")
-    if optimizer is None:
-        optimizer = build(
-            {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}, "optimizer"
-        )
-    config = {
-        "model": describe(model),
-        "guide": describe(guide),
-        "objective": describe(objective),
-        "optimizer": describe(optimizer),
-        "schedule": None if schedule is None else describe(schedule),
-        "schedule_interval": schedule_interval,
-        "clip_norm": clip_norm,
-        "data": _described(data),
-        "inputs": list(inputs),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "device": str(device),
-        "seed": seed,
-        "validation": validation,
-        "patience": patience,
-        "workers": workers,
-        "data_plate": data_plate,
-        "precision": str(torch.get_default_dtype()).removeprefix("torch."),
-    }
-    config["files"] = files_of(config)
+    objective = build("ELBO", "objective") if objective is None else objective
+    optimizer = build(_ADAM, "optimizer") if optimizer is None else optimizer
+    config = _config(dict(locals()))  # of all arguments
     folder = None
     if run_dir is not None:
         folder = RunFolder(run_dir, resume=resume, overwrite=overwrite, every=checkpoint_every)
@@ -248,10 +219,29 @@ def _loaded(data: Source, inputs: Sequence[str]) -> Data:
     return found
 
 
-def _described(data: Source) -> Any:
+def _config(given: Mapping[str, Any]) -> dict[str, Any]:
+    r"""What repeats a fit that was given these arguments, if they are sound."""
+    for name in ("epochs", "batch_size"):
+        count = given[name]
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"expected {name} to be a whole number of at least 1, got {count!r}")
+    if given["schedule_interval"] not in get_args(Interval):
+        got = repr(given["schedule_interval"])
+        raise ValueError(f"expected an interval of 'epoch' or 'step', got {got}")
+    if given["run_dir"] is None and (given["resume"] or given["overwrite"]):
+        raise ValueError("expected run_dir, the folder of a run, with resume or overwrite")
+    data = given["data"]
     if isinstance(data, str | os.PathLike):
-        return {"class_path": "pyro_vae.data.load", "init_args": {"source": os.fspath(data)}}
-    return describe(data)
+        data = {"class_path": "pyro_vae.data.load", "init_args": {"source": os.fspath(data)}}
+    config = {
+        **{name: describe(given[name]) for name in _PARTS},
+        "data": describe(data),
+        **{name: given[name] for name in (*_FIXED, *_FREE)},
+        "inputs": list(given["inputs"]),
+        "device": str(given["device"]),
+        "precision": str(torch.get_default_dtype()).removeprefix("torch."),
+    }
+    return {**config, "files": files_of(config)}
 
 
 @contextmanager
@@ -330,10 +320,10 @@ def _begin(
         lazy: Whether they make tensors when they are first called.
     """
     svi, data = trainer.svi, trainer.data
+    same = ("objective", "optimizer", "schedule", "inputs", "precision", *_FIXED)
     kept = {
         "programs": programs_of(config),
-        "setting": {name: config[name] for name in _SETTING}
-        | {"data": getattr(data, "fingerprint", None)},
+        "setting": {name: config[name] for name in same} | {"data": data.fingerprint},
         "epochs": config["epochs"],
         "example": None,
     }
@@ -347,7 +337,8 @@ def _begin(
         trainer.load_state_dict(state)
         # a callback's end holds until more epochs are asked for
         trainer.ended = trainer.ended and config["epochs"] <= state["epochs"]
-    folder.begin(config, environment(trainer.device, trainer.seed), kept)
+    note = {**environment(trainer.device, trainer.seed), "data": data.record}
+    folder.begin(config, note, kept)
 
 
 def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

@@ -165,11 +165,11 @@ class PlainModule(nn.Module):
 
 
 def closures() -> Pair:
-    loc, raw = torch.zeros(D, requires_grad=True), nn.Parameter(torch.zeros(D))
+    raw, others = nn.Parameter(torch.zeros(D)), {"loc": torch.zeros(D, requires_grad=True)}
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
-            pyro.sample("z", dist.Normal(loc, positive(raw)).to_event(1))
+            pyro.sample("z", dist.Normal(others["loc"], positive(raw)).to_event(1))
 
     return Model(), guide, batch()
 
@@ -192,6 +192,19 @@ class Squares(PyroModule):
         with pyro.plate("data", x.shape[0], dim=-1):
             z = pyro.sample("z", dist.Normal(self.log_scale, self.log_scale.exp()).to_event(1))
             pyro.sample("x", dist.Normal(z, self.raw**2).to_event(1), obs=x[:, :D])
+
+
+def squared_latent(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0], dim=-1):
+        z = pyro.sample("z", standard(x, D))
+        pyro.sample("x", dist.Normal(0 * z, z**2).to_event(1), obs=x[:, :D])
+
+
+def imputed(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0], dim=-1):
+        z = pyro.sample("z", standard(x, D))
+        y = pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=x[:, 0], obs_mask=x[:, 0] > 0)
+        pyro.sample("x", dist.Normal(y, 1.0), obs=x[:, 1])
 
 
 def process(x: Tensor) -> None:
@@ -262,6 +275,8 @@ SOUND: dict[str, tuple[Callable[[], Pair], Any]] = {
     "plain module": (lambda: (Model(), PlainModule(), batch()), ELBO()),
     "tensors of a closure": (closures, ELBO()),
     "square by chance": (lambda: (halves_and_quarters, amortised, batch()), ELBO()),
+    "square of what may be negative": (lambda: (squared_latent, amortised, batch()), ELBO()),
+    "values left to the model": (lambda: (imputed, amortised, batch()), ELBO()),
     "squares that are meant": (lambda: (Squares(), amortised, batch()), ELBO()),
     "function drawn for all data": (lambda: (process, values_of_process, batch()), None),
     "plates of components": (lambda: (components, other_components, batch()), ELBO()),

@@ -145,6 +145,13 @@ class SquaredOther(PyroModule):
             pyro.sample("x", dist.Normal(z, scale * scale + 0).to_event(1), obs=x[:, :3])
 
 
+def squared_constants(x: Tensor) -> None:
+    scale = x.new_tensor([0.3, 0.7, 1.9])
+    with pyro.plate("data", x.shape[0], dim=-1):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(3), scale).to_event(1))
+        pyro.sample("x", dist.Normal(z, scale**2).to_event(1), obs=x[:, :3])
+
+
 def in_three(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0], dim=-1):
         pyro.sample("z", dist.Normal(x[:, :3], 1.0).to_event(1))
@@ -276,10 +283,10 @@ SUSPECT: dict[str, Row] = {
         r"same density of the same values in every run, .*\(the guide, .*before=lambda x: x \+ d",
     ),
     "dropout that cannot be switched off": (
-        lambda: (Model(), Changed(after=F_.dropout), batch()),
+        lambda: (Model(), Changed(after=lambda h: F_.dropout(h)), batch()),
         None,
         "z",
-        r"outside pyro.sample: .*F.dropout\(…, training=self.training\)\) \(the guide",
+        r"outside pyro.sample: .*training=self.training\)\) \(the guide, .*F_.dropout\(h\)",
     ),
     "reparametrised by hand": (
         lambda: (Model(), ByHand(), batch()),
@@ -307,6 +314,12 @@ SUSPECT: dict[str, Row] = {
     ),
     "variance of another site": (
         lambda: (SquaredOther(), in_three, batch()),
+        None,
+        "x",
+        "got the square of the scale of site 'z'",
+    ),
+    "variance of another site, constant": (
+        lambda: (squared_constants, in_three, batch()),
         None,
         "x",
         "got the square of the scale of site 'z'",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from mine import imported, written
+from mine import MINE, imported, written
 from torch import Size, nn
 
 from pyro_vae.components import (
@@ -223,7 +223,18 @@ def test_descriptions_go_with_what_they_describe() -> None:
             "class_path": "pyro_vae.nn.mlp",
             "init_args": {"hidden": [width]},
         }
-        assert "given" in describe(nn.Identity())
+        assert "given" in describe(partial(lambda: None))
+
+
+def test_a_file_of_a_part_has_its_checksum_too(elsewhere: Path) -> None:
+    net = {"class_path": "mine.py:Net", "init_args": {"depth": 2}}
+    spec = {"class_path": "VAE", "init_args": {"event_shape": [4], "decoder": net}}
+    files = files_of(spec)
+    assert list(files) == [f"{elsewhere}/mine.py"]
+    Path("mine.py").write_text(MINE + "\n")
+    with pytest.raises(ValueError, match="expected the file that was recorded"):
+        build(spec, "model", allow=["mine.py"], files=files)
+    assert not imported()
 
 
 ERRORS: dict[str, tuple[Any, Kind, type[Exception], str]] = {
@@ -243,6 +254,12 @@ ERRORS: dict[str, tuple[Any, Kind, type[Exception], str]] = {
         "model",
         TypeError,
         "init_args of VAE by",
+    ),
+    "number for a name": (
+        {"class_path": "Adam", "init_args": {1: 2}},
+        "optimizer",
+        TypeError,
+        "by name",
     ),
     "given": ({"given": "a.B"}, "guide", ValueError, r"guide \(a.B\) was made in Python"),
     "unknown": (
@@ -278,6 +295,14 @@ ERRORS: dict[str, tuple[Any, Kind, type[Exception], str]] = {
     "no network": (
         {"class_path": "VAE", "init_args": {"event_shape": [4], "decoder": 5}},
         *("model", TypeError, "expected a network as a name"),
+    ),
+    "error of torch's": (
+        {"class_path": "torch.nn.Linear", "init_args": {"in_features": -1, "out_features": 2}},
+        *(
+            "network",
+            ValueError,
+            r"torch.nn.Linear: expected to build it .* RuntimeError: ",
+        ),
     ),
     "facts": (
         {"class_path": "mine.py:Mine", "init_args": {"event_shape": [4], "net": "mine.py:Net"}},

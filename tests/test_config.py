@@ -40,6 +40,13 @@ def test_what_is_written_is_read(value: Any) -> None:
     assert type(found["key"]) is type(value)
 
 
+def test_the_deepest_that_is_read() -> None:
+    found = read("a: " + "[" * 31 + "]" * 31)["a"]
+    for _ in range(30):
+        (found,) = found
+    assert found == []
+
+
 def test_nan_tuples_and_sizes() -> None:
     found = read(dump_config({"nan": math.nan, "tuple": (1, (2,)), "size": Size([3, 4])}))
     assert math.isnan(found.pop("nan"))
@@ -97,7 +104,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "UTF-16": ("a: 1".encode("utf-16"), "expected UTF-8"),
     "large": ("a: " + "x" * 2**20, "at most 1048576 bytes, got more"),
     "large number": ("a: " + "9" * 5000, "config.yaml: .*digits"),
-    "deep": ("a: " + "[" * 33 + "]" * 33, "line 1: expected at most 32 levels"),
+    "deep": ("a: " + "[" * 32 + "]" * 32, "line 1: expected at most 32 levels"),
     "very deep": ("a: " + "[" * 500_000, "at most 32 levels"),
     "deep mappings": ("a: " + "{b: " * 50 + "}" * 50, "at most 32 levels"),
     "deep blocks": ("- " * 10_000, "at most 32 levels"),

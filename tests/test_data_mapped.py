@@ -310,9 +310,9 @@ def test_mapped_rows_outside_a_support_are_found(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_files_are_not_mapped(content: np.ndarray, match: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", content)
+
     with pytest.raises(ValueError, match=match):
-        both(tmp_path, content)[1]
-    with pytest.raises(ValueError, match=match.replace("expected rows of values, ", ".*")):
         load(tmp_path / "a.npy", mmap=True)
 
 
@@ -321,7 +321,9 @@ def test_a_truncated_file_is_not_mapped(tmp_path: Path) -> None:
     content = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(content[:-1])
 
-    with pytest.raises(ValueError, match=r"a.npy: .* it promises 25320 bytes .* has 25319"):
+    with pytest.raises(
+        ValueError, match=r"a.npy: .*it promises 25320 bytes of numbers, and has 25319"
+    ):
         load(tmp_path / "a.npy", mmap=True)
 
 
@@ -331,51 +333,60 @@ SCRIPT = r"""
 import resource, sys
 import torch
 from pyro_vae import evaluate, fit
-from pyro_vae.checks import check_rows
 from pyro_vae.data import load
+from pyro_vae.evaluation import independent_evidence
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
 from pyro_vae.nn import mlp
 
+def trained(data):
+    model = VAE(data.event_shape, 1, likelihood=data.likelihood, decoder=mlp(1, 2**12, ()))
+    guide = AmortizedNormal(data.event_shape, {"z": 1}, encoder=mlp(2**12, 2, ()))
+    fit(model, guide, data, epochs=1, batch_size=128, progress=False)
+    return evaluate(model, guide, data, particles=2, batch_size=128)["elbo"]
+
 torch.set_num_threads(1)
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-used = int(status["VmData"].split()[0]) * 1024
-limit = used + 300 * 2**20
+trained(load(torch.rand(256, 2**12)))  # imports what it needs
+with open("/proc/self/status") as file:
+    status = dict(line.split(":", 1) for line in file)
+limit = (int(status["VmData"].split()[0]) + 200 * 2**10) * 2**10
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 try:
     load(sys.argv[1], mmap=False)
     raise SystemExit("the limit does not hold")
-except (MemoryError, ValueError, RuntimeError):
-    pass
-data = load(sys.argv[1], binarization=sys.argv[2], validation=0, test=0.05)
-rows = sum(len(batch["x"]) for batch in data.batches("train", 64, workers=2))
-assert rows == len(data.train["x"]), rows
-assert data.record["mapped"] and data.fingerprint
-model = VAE(data.event_shape, 1, likelihood=data.likelihood, decoder=mlp(1, 2**16, ()))
-guide = AmortizedNormal(data.event_shape, {"z": 1}, encoder=mlp(2**16, 2, ()))
-fit(model, guide, data, epochs=1, batch_size=64, progress=False)
-elbo = evaluate(model, guide, data, metrics=("elbo",), particles=1, batch_size=64)["elbo"]
-print(float(elbo))
+except ValueError as error:
+    assert "allocate" in str(error), error
+for options in {"standardize": True}, {"binarization": "dynamic"}:
+    data = load(sys.argv[1], mmap=True, **options)
+    rows = sum(len(batch["x"]) for batch in data.batches("train", 128, workers=2))
+    assert rows == len(data.train["x"]), rows
+    independent_evidence(data.natural, data.epoch("train")["x"], data.epoch("test")["x"])
+    assert len(data.fingerprint) == 64
+    trained(data)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
-@pytest.mark.parametrize("binarization", ["none"])
-def test_a_file_larger_than_memory_is_trained_on(binarization: str, tmp_path: Path) -> None:
-    r"""1.1 GB of which all but a few rows are holes, under a limit of 300 MB on what is made."""
+def test_a_file_larger_than_memory_is_trained_on(tmp_path: Path) -> None:
+    r"""262 MB, most of them holes, where 200 MB may be had."""
     path = tmp_path / "big.npy"
-    array = np.lib.format.open_memmap(path, "w+", np.uint8, (17_000, 2**16))
-    array[::1000, ::7] = 255
+    array = np.lib.format.open_memmap(path, "w+", np.float64, (8000, 2**12))
+    array[::500] = RNG.random((16, 2**12))
     array.flush()
     del array
 
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, path, binarization],
+        [sys.executable, "-W", "error", "-c", SCRIPT, path],
         capture_output=True,
         text=True,
         timeout=300,
-        env={"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+        env={
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": ":".join(sys.path),
+            "TMPDIR": str(tmp_path),
+            # glibc else keeps what was freed, in pieces that are too small for the next batch
+            "MALLOC_MMAP_THRESHOLD_": "1000000",
+        },
     )
     assert run.returncode == 0, run.stderr
-    assert float(run.stdout) < 0

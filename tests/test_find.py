@@ -23,6 +23,7 @@ from pyro_vae.components import (
     files_of,
     find,
 )
+from pyro_vae.components.kinds import exported
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.likelihoods import Binomial
 from pyro_vae.models import VAE
@@ -69,6 +70,14 @@ def test_choices_are_parts_only() -> None:
     assert all(isinstance(made(), nn.Module) for made in choices("activation").values())
     with pytest.raises(ValueError, match=r"one of model, guide, .*, got 'modle'"):
         choices("modle")
+
+
+def test_choices_are_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(pyro_vae.models, "Linear", nn.Linear, raising=False)
+        assert "Linear" not in choices("model")
+    exported.cache_clear()
 
 
 # none of these may be imported, whatever the kind
@@ -150,6 +159,11 @@ def test_an_allowed_package_does_not_allow_its_namesakes() -> None:
     for name in ("minepackaged.Mine", "minepackage_.parts.Mine", "mine.Mine"):
         with pytest.raises(ValueError, match="below a package of yours that --allow PACKAGE names"):
             find(name, "model", allow=("minepackage", "mine.py"))
+    Path("minepackage/_hidden.py").write_text(MINE)
+    for name in ("minepackage._hidden.Mine", "minepackage.parts._hidden", "mine.py.Mine"):
+        with pytest.raises(ValueError, match="a model that may be imported"):
+            find(name, "model", allow=("minepackage", "mine.py"))
+    assert not imported()
     with pytest.raises(ValueError, match=r"to import minepackage.absent, .* ModuleNotFoundError"):
         find("minepackage.absent.Mine", "model", allow=("minepackage",))
 
@@ -176,8 +190,8 @@ def test_a_file_imports_those_beside_it_after_what_is_installed(
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(elsewhere)])
     path = list(sys.path)
     Path("minehelper.py").write_text("width = 7")
-    Path("torch.py").write_text("raise RuntimeError('the wrong torch')")
-    Path("user.py").write_text("import torch\nfrom minehelper import width\ndef model(x): return x")
+    Path("tabnanny.py").write_text("raise RuntimeError('not the one of Python')")
+    Path("user.py").write_text("import tabnanny\nfrom minehelper import width\ndef model(x): ...")
     model = find("user.py:model", "model", allow=["user.py"])
     assert model.__globals__["width"] == 7
     assert sys.path == path
@@ -194,6 +208,9 @@ def test_what_is_executed_is_what_was_recorded(elsewhere: Path) -> None:
     for recorded in (files, {}):
         with pytest.raises(ValueError, match=r"mine.py: expected the file that was recorded \(sha"):
             find("mine.py:Mine", "model", allow=["mine.py"], files=recorded)
+    for wrong in ([], "x", {path: 3}):
+        with pytest.raises(ValueError, match=r"expected files as {path: sha256}"):
+            find("mine.py:Mine", "model", allow=["mine.py"], files=wrong)
     assert not imported()
     assert files_of("mine.py:Mine") == files  # of what was executed
 
@@ -207,6 +224,9 @@ def test_what_is_executed_is_what_was_recorded(elsewhere: Path) -> None:
     [
         ("mine.py:Mine", None, ValueError, r"since importing .* trust it add --allow .*mine\.py"),
         ("absent.py:Mine", None, FileNotFoundError, "absent.py: expected a file of Python, got no"),
+        ("~nobody-here/mine.py:A", None, ValueError, "expected the path of a file, got '~nobody"),
+        ("a\0b.py:A", None, ValueError, "expected the path of a file, got .*null"),
+        ("loop/mine.py:A", None, ValueError, "loop"),
         ("bad.py:A", "x = (", ValueError, "bad.py: expected a file that .* SyntaxError in line 1"),
         ("bad.py:A", "\n1 / 0", ValueError, "ZeroDivisionError in line 2: division by zero"),
         ("bad.py:A", "import sys\nsys.exit(0)", ValueError, "SystemExit in line 2: 0"),
@@ -217,6 +237,7 @@ def test_what_is_executed_is_what_was_recorded(elsewhere: Path) -> None:
 def test_files_that_are_not_imported(
     name: str, source: str | None, error: type[Exception], match: str
 ) -> None:
+    Path("loop").symlink_to("loop")
     if source is not None:
         Path("bad.py").write_text(source)
     with pytest.raises(error, match=match):

@@ -317,8 +317,7 @@ ERRORS: dict[str, tuple[str, Any, str]] = {
         {"modle": "VAE"},
         "config.yaml: .*got 'modle'; did you mean",
     ),
-    "format": (RUNS, {"format": 2}, "expected format 1, got 2: use the version"),
-    "true is no format": (RUNS, {"format": "1"}, "expected format 1, got '1'"),
+    "format": (RUNS, {"format": 2}, "expected format 1, got 2: it is no file of"),
     "value": (RUNS, {"epochs": "many"}, "--epochs: not of type PositiveInt"),
     "spec": (RUNS, {"model": [1]}, r"model as a name or as {class_path: …"),
     "arguments": (

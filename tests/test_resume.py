@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -65,6 +67,15 @@ def zoo(name: str, **options: Any) -> Run:
     return quiet(model, guide, torch.cat([x] * 10)[:50], **options)
 
 
+def mapped(**options: Any) -> Run:
+    r"""Rows that other processes read from a file."""
+    model, guide = VAE((F,), D), AmortizedNormal((F,), {"z": D})
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/x.npy", torch.rand(70, F).numpy())
+        data = load(f"{folder}/x.npy", mmap=True, binarization="dynamic")
+        return quiet(model, guide, data, workers=1, **options)
+
+
 def adam(**options: Any) -> Any:
     return partial(torch.optim.Adam, lr=0.02, **options)
 
@@ -72,6 +83,7 @@ def adam(**options: Any) -> Any:
 CASES: dict[str, Callable[..., Run]] = {
     "vae": images,
     "functions": functions,
+    "mapped": mapped,
     "autoguide": partial(zoo, "auto_normal", batch_size=50),  # knows one size of batch
     "statistics": partial(zoo, "batch_norm_and_dropout"),
     "momentum": partial(images, optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9)),

@@ -109,6 +109,7 @@ def test_the_environment_is_noted(tmp_path: Path) -> None:
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert found["versions"]["pyro-vae"] == pyro_vae.__version__
     assert (found["device"], found["threads"], found["seed"]) == ("cpu", 1, 7)
+    assert found["data"]["splits"]["train"]["x"] == {"shape": [24, F], "dtype": "float64"}
 
 
 def test_weights_of_plain_functions_are_saved_by_name(tmp_path: Path) -> None:

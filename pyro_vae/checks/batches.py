@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pyro import distributions as dist
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -150,8 +149,6 @@ def _same_rows(site: Site, rows: int) -> bool:
 
 def _runs_network(guide: Program, trained: set[int]) -> bool:
     tops = modules(guide).values()
-    if any(isinstance(top, AutoGuide) for top in tops):
-        return False
     return any(
         id(parameter) in trained
         for top in tops

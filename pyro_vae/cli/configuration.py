@@ -1,13 +1,13 @@
 r"""The file that ``--config`` names."""
 
-__all__ = ["FORMAT", "load_config"]
+__all__ = ["load_config"]
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from pyro_vae.components import read_config, suggestion
-
-FORMAT = 1
+from pyro_vae.components import checked_files, read_config, suggestion
+from pyro_vae.runs.checkpoint import check_format
 
 
 def load_config(path: str, known: Sequence[str]) -> tuple[dict[str, Any], dict[str, str] | None]:
@@ -21,23 +21,14 @@ def load_config(path: str, known: Sequence[str]) -> tuple[dict[str, Any], dict[s
         ValueError: If it is no such file, of another format, or has a key that is not known.
     """
     config = read_config(path)
-    version, files = config.pop("format", None), config.pop("files", None)
-    if version is not None and version != FORMAT:
-        raise ValueError(
-            f"{path}: expected format {FORMAT}, got {version!r}: use the version of pyro_vae that "
-            "wrote it"
-        )
-    hashes = files if isinstance(files, dict) else {}
-    if (files is not None and hashes is not files) or not all(_is_text(v) for v in hashes.values()):
-        raise ValueError(f"{path}: expected files as {{path: sha256}}, got {files!r}")
+    written_by_hand = "format" not in config and "files" not in config
+    if "format" in config:
+        check_format(config.pop("format"), Path(path))
+    files = checked_files(config.pop("files", None))
     for key in config:
         if key not in known:
             raise ValueError(
                 f"{path}: expected keys among {', '.join(known)}, got {key!r}"
                 f"{suggestion(key, known)}"
             )
-    return config, None if version is None and files is None else hashes
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return config, None if written_by_hand else files or {}

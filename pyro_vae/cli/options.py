@@ -1,6 +1,6 @@
 r"""Options for the parts of a run: chosen by name, configured by their constructors' arguments."""
 
-__all__ = ["FORMAT", "PARTS", "Config", "add_parts", "parse_options"]
+__all__ = ["PARTS", "Config", "add_parts", "parse_options"]
 
 import re
 from argparse import ArgumentError
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from pyro_vae.cli.configuration import FORMAT, load_config
+from pyro_vae.cli.configuration import load_config
 from pyro_vae.components import (
     Argument,
     Kind,

@@ -6,6 +6,7 @@ __all__ = [
     "argument_texts",
     "arguments",
     "build",
+    "checked_files",
     "checksum",
     "choices",
     "describe",
@@ -25,6 +26,6 @@ from pyro_vae.components.build import build
 from pyro_vae.components.config import dump_config, read_config
 from pyro_vae.components.describe import describe
 from pyro_vae.components.documentation import argument_texts, summary
-from pyro_vae.components.files import checksum, files_of, split_file
+from pyro_vae.components.files import checked_files, checksum, files_of, split_file
 from pyro_vae.components.find import find, full_name
 from pyro_vae.components.kinds import Kind, choices, suggestion

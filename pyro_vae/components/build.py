@@ -66,7 +66,7 @@ def build(
         if key not in filled
     } | filled
     _check_complete(name, wanted, values)
-    made = thing if program else _call(thing, kind, values)
+    made = thing if program else _called(name, thing, kind, values)
     init_args = {key: describe(value) for key, value in values.items()}
     remember(made, {"class_path": full_name(name, kind), "init_args": init_args})
     return made
@@ -87,9 +87,13 @@ def _parts(spec: Any, kind: Kind) -> tuple[str, Mapping[str, Any]]:
             f"expected a {kind} as a name or as {{class_path: …, init_args: …}}, got {spec!r}"
         )
     given = spec.get("init_args")
-    if not isinstance(given, Mapping | None):
+    if given is not None and not (isinstance(given, Mapping) and all(map(_is_name, given))):
         raise TypeError(f"expected init_args of {spec['class_path']} by name, got {given!r}")
     return spec["class_path"], given or {}
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str)
 
 
 def _check_names(owner: str, wanted: Iterable[str], given: Iterable[str], variadic: bool) -> None:
@@ -129,6 +133,17 @@ def _value(
         _check_complete(owner, arguments(part, "model"), part.keywords)
         return part()
     return part
+
+
+def _called(name: str, thing: Any, kind: Kind, values: Mapping[str, Any]) -> Any:
+    r"""What a constructor makes; an error of torch's or of a user's code says whose it is."""
+    try:
+        return _call(thing, kind, values)
+    except (OSError, TypeError, ValueError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"{name}: expected to build it of {dict(values)}, got {reason}") from error
 
 
 def _call(thing: Any, kind: Kind, values: Mapping[str, Any]) -> Any:

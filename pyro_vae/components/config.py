@@ -117,7 +117,7 @@ def _check_events(text: str) -> None:
     r"""Refuses what is not plain before anything is built of it."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+        if getattr(event, "anchor", None) is not None:
             raise _error(event, "no anchors or aliases")
         if (tag := getattr(event, "tag", None)) is not None:
             raise _error(event, f"no tags, got {tag!r}")

@@ -53,8 +53,8 @@ def describe(thing: Any) -> Any:
 
 
 def _made(thing: Any) -> dict[str, Any] | None:
-    reference, description = _MADE.get(id(thing), (None, {}))
-    return deepcopy(description) if reference is not None and reference() is thing else None
+    _, description = _MADE.get(id(thing), (None, None))
+    return deepcopy(description)
 
 
 def _named(thing: Any) -> dict[str, Any] | None:
@@ -75,11 +75,11 @@ def _path(thing: Any) -> str | None:
 def _partial(thing: Any) -> dict[str, Any] | None:
     if not isinstance(thing, partial) or thing.args:
         return None
-    inner = describe(thing.func)
-    if "class_path" not in inner:
+    named = isclass(thing.func) or isroutine(thing.func)
+    maker = describe(thing.func) if named else {}
+    if "class_path" not in maker:
         return None
-    given = {**inner["init_args"], **{n: describe(value) for n, value in thing.keywords.items()}}
-    return {**inner, "init_args": given}
+    return {**maker, "init_args": {name: describe(value) for name, value in thing.keywords.items()}}
 
 
 def _attributes(thing: Any) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 r"""A user's own files: imported only where allowed, and only as recorded."""
 
-__all__ = ["checksum", "class_path", "files_of", "import_file", "split_file"]
+__all__ = ["checked_files", "checksum", "class_path", "files_of", "import_file", "split_file"]
 
 import hashlib
 import re
@@ -35,6 +35,18 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def checked_files(files: Any) -> dict[str, str] | None:
+    r"""Checksums by path, or None.
+
+    Raises:
+        ValueError: If they are something else.
+    """
+    fits = isinstance(files, Mapping) and all(isinstance(v, str) for v in files.values())
+    if files is not None and not fits:
+        raise ValueError(f"expected files as {{path: sha256}}, got {files!r}")
+    return None if files is None else dict(files)
+
+
 def files_of(spec: Any) -> dict[str, str]:
     r"""The sha256 of each file that a description names, by absolute path.
 
@@ -67,6 +79,7 @@ def import_file(
         FileNotFoundError: If there is no such file.
         ValueError: If it is not allowed, is not the recorded one, or raises.
     """
+    files = checked_files(files)
     if path not in [_absolute(entry) for entry in allow if entry.endswith(".py")]:
         raise ValueError(
             f"{path}: expected a file that is allowed, since importing it runs what it says: read "
@@ -142,7 +155,10 @@ def _module_name(path: Path) -> str:
 
 
 def _absolute(path: str) -> Path:
-    return Path(path).expanduser().resolve()
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no such home, links in a circle, a NUL
+        raise ValueError(f"expected the path of a file, got {path!r}: {error}") from error
 
 
 def _strings(spec: Any) -> Iterator[str]:

@@ -117,7 +117,7 @@ def image_set(name: str, root: Path | None, download: bool, size: int | None) ->
         )
     splits, classes = {}, None
     for split, options in row.splits.items():
-        found = opened(name, row, options, place, root or cache(), download, size)
+        found = in_order(opened(name, row, options, place, root or cache(), download, size))
         splits[split] = fields_of(found, f"{name}: {split}")
         names = getattr(found, "classes", None)
         if split == "train" and names and len(names) > int(splits[split]["y"].max()):
@@ -158,6 +158,26 @@ def opened(
         raise FileNotFoundError(
             f"{name}: the download into {place or target} failed: {error}"
         ) from error
+
+
+def in_order(dataset: Any) -> Any:
+    r"""Puts rows in the order of names where a class has them as the file system lists them."""
+    match type(dataset).__name__:
+        case "INaturalist":
+            dataset.index.sort()
+        case "SUN397":
+            pairs = sorted(zip(dataset._image_files, dataset._labels, strict=True))
+            dataset._image_files, dataset._labels = zip(*pairs, strict=True) if pairs else ((), ())
+        case "Omniglot":
+            names = dataset._characters
+            order = sorted(range(len(names)), key=names.__getitem__)
+            dataset._characters = [names[place] for place in order]
+            dataset._flat_character_images = [
+                (image, label)
+                for label, place in enumerate(order)
+                for image in sorted(image for image, _ in dataset._character_images[place])
+            ]
+    return dataset
 
 
 def raw_only(kind: Any) -> Any:
