@@ -92,6 +92,11 @@ def test_each_part_is_built_as_in_python() -> None:
     assert repr(guide.encoder[1]) == repr(nn.LeakyReLU(0.5))
 
 
+def test_arguments_of_a_network_without_a_name_are_those_of_mlp() -> None:
+    found = parse("--model.decoder.hidden [9]")["model"]
+    assert found == spec("VAE", decoder=spec("mlp", hidden=[9]))
+
+
 FULL, SGD, RUNS = "pyro_vae.models.VAE", "torch.optim.SGD", "--config config.yaml"
 RUN = {
     "model": spec(FULL, latents=3, decoder=spec("conv_decoder", channels=[4])),
