@@ -1,134 +1,214 @@
-r"""The command line: what it leaves behind, that its config repeats it, and its errors."""
+r"""``pyro-vae fit``: what it leaves behind, that its config repeats it, and how it goes on."""
 
+import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from commands import FIT, document, images
 from safetensors.torch import load_file
 
 from pyro_vae.cli import main
+from pyro_vae.runs import Run
+from pyro_vae.training import Trainer
+
+MINE = """
+import math
+
+import pyro
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+from torch import nn
+
+class Mine(PyroModule):
+    def __init__(self, event_shape, width=2):
+        super().__init__()
+        self.layer = nn.Linear(width, math.prod(event_shape))
+        self.shape = event_shape
+
+    def forward(self, x):
+        with pyro.plate("data", x.shape[0], dim=-1):
+            zeros = x.new_zeros(self.layer.in_features)
+            code = pyro.sample("code", dist.Normal(zeros, 1.0).to_event(1))
+            logits = self.layer(code).unflatten(-1, self.shape)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+"""
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
+    images()
 
 
-SHORT = ["fit", "--epochs", "2", "--particles", "30"]
+def same(first: str, second: str) -> bool:
+    a, b = load_file(f"{first}/last.safetensors"), load_file(f"{second}/last.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_fit_leaves_a_whole_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(SHORT) == 0
+    assert main(FIT) == 0
     out, _ = capsys.readouterr()
 
     for row in ("ELBO", "reconstruction", "KL of z", "evidence", "bits per dimension"):
         assert row in out
-    assert "The evidence is a lower bound" in out
-    assert {
-        path.name for path in Path("runs/vae-digits").iterdir() if "events" not in path.name
-    } == {
-        *("config.yaml", "metrics.csv", "weights.safetensors"),
+    assert "Weights, metrics and pictures are in runs/vae-images" in out
+    assert {path.name for path in Path("runs/vae-images").iterdir()} == {
+        *("config.yaml", "environment.json", "metrics.csv", "evaluation.json"),
+        *("best.safetensors", "last.safetensors", "events.out.tfevents.pyro_vae"),
         *("samples.png", "reconstructions.png", "latents.png", "curves.png"),
+        *("traversals.png", "plane.png"),
     }
+    found = json.loads(Path("runs/vae-images/evaluation.json").read_text())
+    assert (found["weights"], found["split"], found["particles"]) == ("best", "test", 30)
 
 
 def test_a_config_repeats_its_run_in_another_folder() -> None:
     options = ["--guide", "AmortizedMultivariateNormal", "--batch-size", "50", "--seed", "3"]
-    assert main([*SHORT, *options, "--out", "first"]) == 0
+    options += ["--schedule", "ExponentialLR", "--schedule.gamma", "0.5", "--clip-norm", "1"]
+    assert main([*FIT, *options, "--quiet", "--out", "first"]) == 0
     config = yaml.safe_load(Path("first/config.yaml").read_text())
-    assert config["guide"]["class_path"] == "AmortizedMultivariateNormal"
+    assert config["guide"]["class_path"] == "pyro_vae.guides.AmortizedMultivariateNormal"
     assert (config["epochs"], config["batch_size"], config["seed"]) == (2, 50, 3)
 
-    assert main(["fit", "--config", "first/config.yaml"]) == 0
-    first = load_file("first/weights.safetensors")
-    again = load_file("runs/vae-digits/weights.safetensors")
-    assert first.keys() == again.keys()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert Path("first/metrics.csv").read_text() == Path("runs/vae-digits/metrics.csv").read_text()
+    assert main(["fit", "--config", "first/config.yaml", "--particles", "30"]) == 0
+    again = Path("runs/vae-images")
+    assert same("first", str(again))
+    for name in ("config.yaml", "metrics.csv"):
+        assert (again / name).read_text() == Path("first", name).read_text()
 
 
 def test_a_second_run_gets_a_folder_of_its_own() -> None:
-    assert main(SHORT) == 0
-    assert main(SHORT) == 0
-    assert {path.name for path in Path("runs").iterdir()} == {"vae-digits", "vae-digits-2"}
+    for _ in range(2):
+        assert main([*FIT, "--quiet"]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"vae-images", "vae-images-2"}
 
 
-def test_other_data_likelihoods_and_binarization() -> None:
+def test_a_run_is_replaced_by_force_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, "--quiet", "--out", "run"]) == 0
+    before = Path("run/config.yaml").read_text()
+    assert main([*FIT, "--seed", "1", "--out", "run"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert Path("run/config.yaml").read_text() == before
+    assert main([*FIT, "--seed", "1", "--quiet", "--out", "run", "--force"]) == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--out", "run", "--resume"],
+        ["--config", "run/config.yaml", "--resume"],
+        ["--config=run/config.yaml", "--out=run", "--resume"],
+    ],
+)
+def test_a_run_that_goes_on_is_one_that_was_not_interrupted(flags: list[str]) -> None:
+    assert main([*FIT, "--quiet", "--out", "run"]) == 0
+    assert main([*FIT, "--epochs", "4", "--quiet", "--out", "whole"]) == 0
+    assert main(["fit", *flags, "--epochs", "4", "--particles", "30", "--quiet"]) == 0
+
+    assert same("run", "whole")
+    for name in ("metrics.csv", "config.yaml"):
+        assert Path("run", name).read_text() == Path("whole", name).read_text()
+
+
+@pytest.mark.parametrize(
+    "number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_keeps_what_was_trained(
+    number: int,
+    code: int,
+    word: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step_schedule = Trainer._step_schedule
+
+    def interrupted(trainer: Trainer, row: Any) -> None:
+        signal.raise_signal(number)
+        step_schedule(trainer, row)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step_schedule", interrupted)
+        assert main([*FIT, "--out", "run"]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == [
+        "pyro-vae: go on with: pyro-vae fit --resume --out run",
+        f"pyro-vae: {word}",
+    ]
+    assert "model.decoder.0.weight" in load_file("run/last.safetensors")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+    assert main([*FIT, "--quiet", "--out", "whole"]) == 0
+    assert main(["fit", "--resume", "--out", "run", "--quiet", "--particles", "30"]) == 0
+    assert same("run", "whole")
+
+
+def test_sites_are_those_of_the_model() -> None:
+    Path("mine.py").write_text(MINE)
+    flags = ["--model", "mine.py:Mine", "--model.width", "3", "--out", "run", "--quiet"]
+    assert main(["fit", "--data", "images.npz", "--epochs", "1", "--particles", "30", *flags]) == 0
+    guide = yaml.safe_load(Path("run/config.yaml").read_text())["guide"]["init_args"]
+    assert guide["sites"] == {"code": 3}
+
+    assert main(["sample", "run", "--quiet"]) == 2
+    assert main(["sample", "run", "--quiet", "--allow", "mine.py"]) == 0
+
+
+def test_a_likelihood_replaces_that_of_a_config() -> None:
+    assert main([*FIT, "--quiet", "--out", "first"]) == 0
+    flags = ["--config", "first/config.yaml", "--likelihood", "NormalLearnedScale"]
+    assert main(["fit", *flags, "--particles", "30", "--quiet", "--out", "second"]) == 0
+    config = yaml.safe_load(Path("second/config.yaml").read_text())
+    likelihood = config["model"]["init_args"]["likelihood"]
+    assert likelihood["class_path"] == "pyro_vae.likelihoods.NormalLearnedScale"
+
+
+def test_other_data_and_binarization() -> None:
     torch.manual_seed(0)
     rows = torch.randn(60, 3).tolist()
     lines = ["a,b,c", *(",".join(f"{value:.4f}" for value in row) for row in rows)]
     Path("rows.csv").write_text("\n".join(lines))
-    assert main([*SHORT, "--data", "rows.csv", "--likelihood", "NormalPredictedScale"]) == 0
-    assert main([*SHORT, "--data.binarization", "dynamic", "--out", "dynamic"]) == 0
+    short = ["fit", "--epochs", "1", "--particles", "30", "--quiet"]
+    assert main([*short, "--data", "rows.csv", "--likelihood", "NormalPredictedScale"]) == 0
+    assert main([*short, "--data.binarization", "dynamic", "--out", "dynamic"]) == 0
     assert Path("runs/vae-rows/samples.png").exists()
+    config = yaml.safe_load(Path("dynamic/config.yaml").read_text())
+    assert config["data"]["init_args"]["binarization"] == "dynamic"
 
 
-ERRORS = {
-    "model": (
-        ["--model", "VAEE"],
-        "expected one of pyro_vae.models (VAE), got 'VAEE'; did you mean",
-    ),
-    "guide": (["--guide", "amortizednormal"], "did you mean AmortizedNormal?"),
-    "objective": (["--objective", "Objective"], "expected one of pyro_vae.objectives (ELBO)"),
-    "likelihood": (["--likelihood", "Gaussian"], "expected one of pyro_vae.likelihoods"),
-    "likelihood that needs more": (["--likelihood", "Binomial", "--data", "x.npy"], "x.npy"),
-    "likelihood that does not fit": (["--likelihood", "Bernoulli"], "Binomial(total_count=16)"),
-    "data": (["--data", "digit"], "did you mean 'digits'?"),
-    "file": (["--data", "missing.csv"], "missing.csv"),
-    "binarization": (
-        ["--data.binarization", "often"],
-        "'none' | 'static' | 'dynamic', got 'often'",
-    ),
-    "epochs": (["--epochs", "0"], "epochs"),
-    "particles": (["--particles", "0"], "particles"),
-    "seed": (["--seed", "-1"], "seed"),
-    "meta device": (["--device", "meta"], "a device that is here"),
-    "no model": (["--model", "nul"], "expected one of pyro_vae.models"),
-    "no test rows": (["--data", "few.npy"], "enough rows for a test split"),
-    "folder in a file": (["--out", "occupied/run"], "a folder that can be made"),
-    "label": (["--data.label", "y"], "label"),
-    "no number": (["--epochs", "many"], "epochs"),
-    "option": (["--epoch-count", "3"], "--epoch-count"),
-    "device": (["--device", "gpu"], "a device that is here"),
-    "folder": (["--out", "."], "new or empty folder"),
-}
+def test_programs_are_made_in_the_precision_that_is_asked_for() -> None:
+    torch.set_default_dtype(torch.float32)
+    assert main([*FIT, "--quiet", "--precision", "float64", "--out", "run"]) == 0
+    assert torch.get_default_dtype() == torch.float32
+    weights = load_file("run/last.safetensors")
+    assert weights["model.decoder.0.weight"].dtype == torch.float64
+    assert next(Run.load("run").model.parameters()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ERRORS)
-def test_errors_are_one_line_and_exit_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options, message = ERRORS[name]
-    Path("occupied").touch()
-    np.save("few.npy", np.arange(12.0).reshape(4, 3))
-    assert main(["fit", "--epochs", "1", *options]) == 2
-
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert message in err
-    assert err.startswith("pyro-vae: error: ")
-    assert len(err.strip().splitlines()) == 1
-    assert not Path("runs").exists()
+def test_json_of_a_fit_is_its_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, *FIT, "--out", "run")
+    assert found == json.loads(Path("run/evaluation.json").read_text())
+    assert found["estimates"]["elbo"]["unit"] == "nats"
 
 
-def test_an_interruption_keeps_what_was_trained(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_data_without_a_test_split_are_evaluated_on_what_there_is(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pyro_vae.loop._Trainer.validate", interrupt)
-    assert main([*SHORT, "--out", "run"]) == 130
-    assert capsys.readouterr().err == "pyro-vae: interrupted\n"
-    assert "model.decoder.0.weight" in load_file("run/weights.safetensors")
+    found = document(capsys, *FIT, "--data.test", "0", "--out", "run")
+    assert (found["split"], found["rows"]) == ("validation", 8)
 
 
-def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "pyro-vae: error: " in capsys.readouterr().err
+def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_no_traceback_reaches_the_terminal() -> None:
@@ -138,3 +218,28 @@ def test_no_traceback_reaches_the_terminal() -> None:
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
     assert "nowhere.npy" in run.stderr
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom pyro_vae.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_arrays_of_numbers_are_as_they_were() -> None:
+    r"""A run of the command line is that of Python, to the last bit."""
+    import pyro_vae
+    from pyro_vae.components import build
+
+    torch.set_default_dtype(torch.float32)
+    assert main([*FIT, "--quiet", "--out", "command"]) == 0
+    config = yaml.safe_load(Path("command/config.yaml").read_text())
+    data = build(config["data"], "data")
+    torch.manual_seed(0)
+    model, guide = build(config["model"], "model"), build(config["guide"], "guide")
+    pyro_vae.fit(model, guide, data, epochs=2, run_dir="python", progress=False)
+    assert same("command", "python")
+    assert np.array_equal(*(Path(f, "metrics.csv").read_text() for f in ("command", "python")))

@@ -1,5 +1,6 @@
 r"""Estimates, and sums of importance weights, against scipy, Pyro and arithmetic by hand."""
 
+import json
 import math
 
 import pytest
@@ -28,6 +29,15 @@ NAN = math.nan
 )
 def test_estimate_is_printed_with_the_digits_that_it_has(estimate: Estimate, expected: str) -> None:
     assert str(estimate) == f"{estimate}" == expected
+
+
+@pytest.mark.parametrize("error", [NAN, math.inf, -math.inf])
+def test_estimate_as_json_has_no_figure_that_is_not_finite(error: float) -> None:
+    found = json.loads(json.dumps(Estimate(1.5, error, 0.25, torch.ones(2)).to_dict()))
+    assert found == {
+        **{"value": 1.5, "stderr": None, "data_stderr": 0.25},
+        **{"unit": "nats", "seed": None},
+    }
 
 
 def test_estimate_stands_for_its_value() -> None:

@@ -75,7 +75,7 @@ def _described(kind: str) -> dict[str, str]:
 
 def _sources() -> dict[str, str]:
     r"""What :func:`pyro_vae.data.load` takes of names and paths, as its docstring lists them."""
-    from pyro_vae.data import load
+    from pyro_vae.data import NAMES, load
 
     listed = (inspect.getdoc(load) or "").partition("\nArguments:")[0]
     found = {}
@@ -87,7 +87,10 @@ def _sources() -> dict[str, str]:
         )
         head, colon, rest = text.partition(": ")
         if text.startswith('"') and colon:
-            found[head.replace('"', "")] = re.split(r"[.;] ", rest, maxsplit=1)[0].rstrip(".")
+            known = ", ".join(found).split(", ")
+            others = [name for name in NAMES if name not in known]
+            name = ", ".join(others) if "…" in head else head.replace('"', "")
+            found[name] = re.split(r"[.;] ", rest, maxsplit=1)[0].rstrip(".")
         elif (words := text.split())[1] in PATHS:
             found[words[1]] = " ".join(words[2:]).rstrip(".")
     return found

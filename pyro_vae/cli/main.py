@@ -5,6 +5,7 @@ __all__ = ["COMMANDS", "main", "top"]
 import signal
 import sys
 import threading
+import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _terminable():
+        with _terminable(), warnings.catch_warnings():
+            warnings.showwarning = _warn
             if words and words[0] in COMMANDS:
                 module = import_module(f"pyro_vae.cli.{COMMANDS[words[0]][0]}")
                 code: int = module.run(words[1:])
@@ -110,6 +112,11 @@ def _line(error: Exception) -> str:
         where = "" if error.filename is None else f"{error.filename}: "
         return f"{where}{error.strerror}"
     return " ".join(str(error).split())
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    r"""Says what a library warns of as what is wrong is said: on one line, without its own."""
+    _complain(f"warning: {' '.join(str(message).split())}")
 
 
 def _complain(text: str) -> None:

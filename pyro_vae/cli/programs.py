@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.components import build
 from pyro_vae.data import Data
 from pyro_vae.layout import latent_sites, plate_dims
-from pyro_vae.programs import Program, unchanged
+from pyro_vae.programs import Program, isolated, unchanged
 
 Options = Mapping[str, Any]
 
@@ -39,7 +39,8 @@ def build_programs(options: Options, data: Data) -> tuple[Program, Program]:
     if options["likelihood"] is not None:
         likelihood = build(options["likelihood"], "likelihood", **allowed(options))
         specs = {name: _without(spec, "likelihood") for name, spec in specs.items()}
-    known = {"event_shape": data.event_shape, "likelihood": likelihood}
+    # a list, as it will be where the run is loaded
+    known: dict[str, Any] = {"event_shape": list(data.event_shape), "likelihood": likelihood}
     model = build(specs["model"], "model", known=known, **allowed(options))
     if sites := _vectors(model, data, options["inputs"]):
         known["sites"] = sites
@@ -61,7 +62,7 @@ def _vectors(model: Program, data: Data, inputs: list[str]) -> dict[str, int]:
     rows = [row.to(dtype) if row.is_floating_point() else row for row in rows]
     try:
         with torch.no_grad(), unchanged(model), poutine.block():
-            sites = latent_sites(poutine.trace(model).get_trace(*rows))
+            sites = latent_sites(poutine.trace(isolated(model)).get_trace(*rows))
     except Exception:  # the checker says what is wrong with it
         return {}
     return {

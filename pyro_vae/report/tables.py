@@ -30,7 +30,7 @@ def table(
     """
     narrow = width is not None and width < NARROW
     rows = (
-        Table(title=title, box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+        Table(title=title, box=SIMPLE_HEAD, padding=(0, 0), show_edge=False)
         if narrow
         else Table(title=title)
     )

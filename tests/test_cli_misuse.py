@@ -1,0 +1,235 @@
+r"""What users do wrong, and the one line that each command says of it."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import FIT, complaint, images
+from safetensors.torch import load_file, save_file
+
+import pyro_vae
+from pyro_vae.cli import main
+from pyro_vae.components import build
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    r"""A folder with a run, data of several shapes, and a file of Python."""
+    place: Path = tmp_path_factory.mktemp("misuse")
+    images(place / "images.npz")
+    np.save(place / "vectors.npy", np.random.default_rng(0).normal(size=(40, 5)))
+    np.save(place / "few.npy", np.arange(3.0).reshape(1, 3))
+    (place / "occupied").touch()
+    (place / "other").mkdir()
+    (place / "other" / "letter.txt").write_text("dear")
+    (place / "mine.py").write_text("class Mine:\n    pass\n")
+    (place / "broken.yaml").write_text("model: [VAE\n")
+    (place / "tag.yaml").write_text("model: !!python/object/apply:os.system [touch marker]\n")
+    (place / "keys.yaml").write_text("modle: VAE\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main([*FIT, "--quiet", "--out", "run"]) == 0
+    return place
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    shutil.copytree(original, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return
+
+
+def files() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+FITTING: dict[str, tuple[str, str]] = {
+    "model": (
+        "--model VAEE",
+        "expected one of pyro_vae.models (VAE), got 'VAEE'; did you mean VAE?",
+    ),
+    "model, case": ("--model vae", "did you mean VAE?"),
+    "guide": ("--guide amortizednormal", "did you mean AmortizedNormal?"),
+    "objective": ("--objective ELBOW", "did you mean ELBO?"),
+    "likelihood": ("--likelihood Gaussian", "expected one of pyro_vae.likelihoods"),
+    "likelihood that needs more": ("--likelihood Binomial", "a value of total_count, got none"),
+    "likelihood that does not fit": ("--likelihood Bernoulli --data vectors.npy", "Bernoulli"),
+    "network": ("--model.decoder conv_decodr", "did you mean conv_decoder?"),
+    "optimizer": ("--optimizer Adm", "did you mean Adam?"),
+    "schedule": ("--schedule StepLr", "did you mean StepLR?"),
+    "argument": ("--model.latent 3", "got --model.latent; did you mean --model.latents?"),
+    "argument of a network": ("--model.decoder mlp --model.decoder.hiden 3", "decoder.hidden?"),
+    "type of an argument": ("--model.latents many", "--model.latents to be int, got 'many'"),
+    "value of an argument": ("--model.latents 0", "a positive number of features"),
+    "data": ("--data digit", "did you mean 'digits'?"),
+    "file": ("--data missing.csv", "missing.csv"),
+    "binarization": ("--data.binarization often", "'none' | 'static' | 'dynamic', got 'often'"),
+    "label": ("--data.label z", "label"),
+    "epochs": ("--epochs 0", "--epochs"),
+    "no number": ("--epochs many", "--epochs"),
+    "batch size": ("--batch-size 1.5", "--batch-size"),
+    "particles": ("--particles 0", "--particles"),
+    "seed": ("--seed -1", "--seed"),
+    "precision": ("--precision float16", "--precision"),
+    "clip norm": ("--clip-norm -1", "--clip-norm"),
+    "patience without validation": ("--patience 2 --validation false", "patience"),
+    "inputs": ("--inputs [z]", "'z'"),
+    "flag": ("--epoch 3", "got --epoch; did you mean --epochs?"),
+    "device": ("--device gpu", "a device that is here"),
+    "meta device": ("--device meta", "a device that is here"),
+    "folder in a file": ("--out occupied/new", "a folder that can be made"),
+    "file as a folder": ("--out occupied", "expected a folder, got the file occupied"),
+    "folder of others": ("--out other --force", "which holds other files: choose another"),
+    "run that is there": ("--out run", "which holds a run: resume it (resume=True, --resume)"),
+    "config": ("--config missing.yaml", "missing.yaml"),
+    "config, broken": ("--config broken.yaml", "broken.yaml"),
+    "config with a tag": ("--config tag.yaml", "tag.yaml"),
+    "config, key": ("--config keys.yaml", "got 'modle'; did you mean model?"),
+    "nothing to resume": ("--resume", "expected --out RUN"),
+    "resumed with others": (
+        "--resume --out run --batch-size 7",
+        "the batch_size that the run began",
+    ),
+    "file that is not there": ("--model yours.py:Mine", "yours.py"),
+    "name in a file": ("--model mine.py:Min", "did you mean Mine?"),
+    "package": ("--model os.system", "--allow"),
+    "guide for others": ("--guide.sites {'w':3}", "w"),
+}
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_fit(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags, message = FITTING[name]
+    before = files()
+    assert message in complaint(capsys, *FIT, *flags.split())
+    assert files() == before
+    assert not Path("runs").exists()
+
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "command": (
+        "evalute run",
+        "expected a command, one of fit, .* got 'evalute'; did you mean eval",
+    ),
+    "no command": ("", "expected a command, .* got none"),
+    "option": ("--verson", "--verson"),
+    "no run": ("evaluate", "expected a run's folder, as in pyro-vae evaluate runs/vae-digits"),
+    "run": ("sample runs/nowhere", "runs/nowhere"),
+    "folder that is no run": ("sample other", "a run's folder, got other, .* no config.yaml"),
+    "file that is no run": ("sample images.npz", "a run's folder, got images.npz"),
+    "split": ("evaluate run --split tests", "--split"),
+    "weights": ("evaluate run --weights first", "--weights"),
+    "flag": ("traverse run --step 3", "got --step; did you mean --steps?"),
+    "count": ("sample run --count 0", "--count"),
+    "datum": ("traverse run --datum 99", "datum to be an index from 0 to 7, got 99"),
+    "extent": ("traverse run --extent 0", "--extent"),
+    "data that do not fit": ("encode run --data vectors.npy", "(1, 4, 4)"),
+    "missing data": ("encode run --data nowhere.npy", "nowhere.npy"),
+    "device": ("encode run --device gpu", "a device that is here"),
+    "out": ("sample run --out occupied", "occupied"),
+    "kind": ("list modles", "got 'modles'; did you mean models?"),
+    "shell": ("completion fish", "fish"),
+    "check": ("check --model VAEE", "did you mean VAE?"),
+    "two runs": ("sample run run", "run"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line, message = COMMANDS[name]
+    before = files()
+    said = complaint(capsys, *line.split())
+    for part in message.split(" .* "):
+        assert part in said
+    assert files() == before
+
+
+def edit(name: str, old: str, new: str) -> None:
+    path = Path("run", name)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def plain_weights() -> None:
+    r"""Safetensors that no fit wrote."""
+    save_file(load_file("run/best.safetensors"), "run/best.safetensors")
+
+
+DAMAGES: dict[str, tuple[Callable[[], Any], str]] = {
+    "other format": (lambda: edit("config.yaml", "format: 1", "format: 99"), "99"),
+    "other program": (lambda: edit("config.yaml", "latents: 3", "latents: 4"), "other programs"),
+    "no weights": (lambda: [p.unlink() for p in Path("run").glob("*.safetensors")], "checkpoint"),
+    "not weights": (lambda: Path("run/best.safetensors").write_bytes(b"no"), "damaged"),
+    "weights of no run": (plain_weights, "format"),
+    "data that are gone": (lambda: Path("images.npz").unlink(), "images.npz"),
+    "unsafe class": (
+        lambda: edit("config.yaml", "pyro_vae.models.VAE", "subprocess.check_output"),
+        "other programs",
+    ),
+    "no yaml": (lambda: Path("run/config.yaml").write_text("a: [b"), "config.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    damage, message = DAMAGES[name]
+    damage()
+    before = files()
+    assert message in complaint(capsys, "sample", "run")
+    assert files() == before
+
+
+def test_data_given_in_python_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    model = build({"class_path": "VAE", "init_args": {"event_shape": [5], "latents": 2}}, "model")
+    spec = {"class_path": "AmortizedNormal", "init_args": {"event_shape": [5], "sites": {"z": 2}}}
+    pair = model, build(spec, "guide")
+    pyro_vae.fit(*pair, torch.eye(5), epochs=1, run_dir="python", progress=False)
+
+    assert "name them with --data" in complaint(capsys, "encode", "python", "--split", "train")
+    np.save("rows.npy", np.eye(5))
+    words = ["--data", "rows.npy", "--data.test", "0", "--data.validation", "0"]
+    assert main(["encode", "python", "--quiet", "--split", "train", *words]) == 0
+    expected = pyro_vae.encode(*pair, torch.eye(5))["z"]
+    np.testing.assert_allclose(np.load("python/latents.npz")["z"], expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[*FIT, "--out", "new"], ["sample", "run", "--out", "new"], ["evaluate", "run"]],
+    ids=["fit", "sample", "evaluate"],
+)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_disks_that_take_nothing(
+    words: list[str],
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    before = files()
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert os.strerror(code) in complaint(capsys, *words)
+    assert files() == before
+
+
+def test_folders_that_may_not_be_made(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for words in ([*FIT, "--out", "new"], ["sample", "run", "--out", "new"]):
+        said = complaint(capsys, *words)
+        assert "new" in said
+        assert "Permission denied" in said
+    assert not Path("new").exists()
