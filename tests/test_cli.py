@@ -36,6 +36,8 @@ class Mine(PyroModule):
         with pyro.plate("data", x.shape[0], dim=-1):
             zeros = x.new_zeros(self.layer.in_features)
             code = pyro.sample("code", dist.Normal(zeros, 1.0).to_event(1))
+            kinds = dist.OneHotCategorical(logits=zeros)
+            pyro.sample("kind", kinds, infer={"enumerate": "parallel"})
             logits = self.layer(code).unflatten(-1, self.shape)
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
 """
