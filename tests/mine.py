@@ -21,9 +21,12 @@ Path("imported").touch()
 
 
 class Mine(PyroModule):
-    def __init__(self, event_shape, width: int = 3, net: nn.Module | None = None, **others):
+    def __init__(
+        self, event_shape, width: int = 3, net: nn.Module | None = None, depth=2, **others
+    ):
         super().__init__()
         self.event_shape, self.width, self.net, self.others = event_shape, width, net, others
+        self.depth = depth
 
 
 @dataclass

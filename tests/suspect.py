@@ -272,7 +272,7 @@ SUSPECT: dict[str, Row] = {
     ),
     "noise in the model": (
         lambda: (noisy, amortised, batch()),
-        None,
+        ELBO(),
         "x",
         r"outside pyro.sample: .*\(the model, .*suspect.py:\d+, `noise = torch.randn\(x.shape\[0",
     ),

@@ -207,6 +207,14 @@ def test_what_a_run_recorded_is_read_again() -> None:
     assert (again["epochs"], again["version"], again["files"]) == (3, "0.1.0", {})
 
 
+@pytest.mark.parametrize("text, value", [("3", 3), ("0.5", 0.5), ("[1,2]", [1, 2]), ("a", "a")])
+def test_arguments_without_a_type_are_read_as_yaml(text: str, value: Any, elsewhere: Path) -> None:
+    config = parse(f"--model mine.py:Mine --model.depth {text}")
+    assert config["model"]["init_args"]["depth"] == value
+    with pytest.raises(ValueError, match=r"model.depth.* expected YAML, got '\[1,'"):
+        parse("--model mine.py:Mine --model.depth [1,")
+
+
 def test_a_file_that_a_flag_names_is_allowed(elsewhere: Path) -> None:
     flags = "--model mine.py:Mine --model.width 5 --model.net mine.py:Net --model.net.inputs 2"
     config = parse(f"{flags} --model.net.outputs 3 --guide mine.py:model")

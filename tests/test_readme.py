@@ -1,22 +1,42 @@
 r"""The README's code runs, and its commands exist with the options that it names."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from pyro_vae.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETUP = "python3 -m pip install -q uv && python3 -m uv run"
 
 
+def fences(text: str) -> list[tuple[str, str]]:
+    r"""Returns the fenced blocks of code, with their languages."""
+    return re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def blocks(*languages: str) -> list[str]:
     r"""Returns the fenced blocks of code in the languages."""
-    fences = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    return [code for language, code in fences if language in languages]
+    return [code for language, code in fences(README) if language in languages]
+
+
+def section(title: str) -> str:
+    r"""Returns what stands under a heading."""
+    return re.split(r"^## ", README.partition(f"\n## {title}\n")[2], flags=re.MULTILINE)[0]
+
+
+def file_of(code: str) -> str | None:
+    r"""Returns the name of the file that a block says it is, in its first line."""
+    found = re.match(r"# (\w+\.py)\n", code)
+    return found and found[1]
 
 
 def commands() -> dict[str, set[str]]:
@@ -43,7 +63,8 @@ def test_two_lines_do_all_the_set_up(command: str) -> None:
 @pytest.mark.skipif(not blocks("python"), reason="the README has no Python code")
 def test_the_code_runs_from_top_to_bottom(tmp_path: Path) -> None:
     script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks("python")), encoding="utf-8")
+    code = [block for block in blocks("python") if file_of(block) is None]
+    script.write_text("\n".join(code), encoding="utf-8")
 
     run = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=180
@@ -51,6 +72,35 @@ def test_the_code_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
     assert run.returncode == 0, run.stderr
     assert "Warning" not in run.stderr, run.stderr
+
+
+def test_a_newcomer_gets_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    r"""The files and commands of "your own data" and "your own model", in their order."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    for language, code in fences(section("Your own data") + section("Your own model")):
+        if language == "python":
+            name = file_of(code)
+            assert name is not None, code
+            Path(name).write_text(code)
+            continue
+        for line in code.splitlines():
+            program, *words = shlex.split(line, comments=True)
+            if program == "python":
+                subprocess.run([sys.executable, *words], check=True, timeout=60)
+            else:
+                assert (program, main(words)) == ("pyro-vae", 0), capsys.readouterr().err
+    evidence = {
+        name: json.loads(Path("runs", name, "evaluation.json").read_text())["estimates"]["nll"]
+        for name in ("ring", "fa")
+    }
+    # what the README says of the two, by more than their errors
+    error = sum(found["data_stderr"] for found in evidence.values())
+    assert evidence["ring"]["value"] + 3 * error < evidence["fa"]["value"]
+    assert Path("runs/ring/plane.png").exists()
+    assert np.load("runs/ring/latents.npz")["z"].shape == (200, 2)
 
 
 @pytest.mark.parametrize("name, options", commands().items())

@@ -3,7 +3,7 @@ r"""Options for the parts of a run: chosen by name, configured by their construc
 __all__ = ["PARTS", "Config", "add_parts", "parse_options"]
 
 import re
-from argparse import ArgumentError
+from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
@@ -306,4 +306,8 @@ def _shown(default: Any) -> Any:
 
 
 def _anything(value: Any) -> Any:
-    return yaml.safe_load(value) if isinstance(value, str) else value  # a default is no text
+    # jsonargparse validates what it parsed by parsing it again
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise ArgumentTypeError(f"expected YAML, got {value!r}") from error

@@ -51,11 +51,11 @@ def stack(dataset: Any, origin: str) -> Any:
     if len(dataset) == 0:
         raise ValueError(f"{origin}: expected rows, got an empty Dataset")
 
+    items = [dataset[index] for index in range(len(dataset))]
     try:
-        items = default_collate([dataset[index] for index in range(len(dataset))])
-    except (RuntimeError, TypeError) as error:
+        return default_collate(items)
+    except Exception as error:  # as many kinds as there are of items
         raise ValueError(
             f"{origin}: expected items that are tensors of one shape, or tuples of them, got "
-            f"{type(dataset[0]).__name__} items that do not stack ({error})"
+            f"{type(items[0]).__name__} items that do not stack ({error})"
         ) from error
-    return items

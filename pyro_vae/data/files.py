@@ -65,6 +65,7 @@ def map_npy(path: Path) -> dict[str, dict[str, Tensor]]:
     """
     with opened(path):
         store = Mapped.open(path)
+        _ = store.array  # which has to be possible
     shape = store.header.shape
     if 0 in (len(shape), math.prod(shape)):
         raise ValueError(f"{path}: expected rows of values, got shape {shape}")

@@ -62,10 +62,13 @@ def read_shards(pattern: str) -> Raw:
 def _sharded(name: str, origin: str, parts: dict[str, list[Path]]) -> Raw:
     splits: dict[str, Fields] = {}
     for part, paths in parts.items():
-        for split, fields in joined(paths, f"{origin}: {part}").items():
-            if (part != "train" and split != "train") or split in splits:
-                raise ValueError(f"{origin}: expected fields in {part}, got a split {split!r}")
-            splits[part if split == "train" else split] = fields
+        found = joined(paths, f"{origin}: {part}")
+        if len(parts) > 1 and set(found) != {"train"}:
+            raise ValueError(
+                f"{origin}: {part}: expected fields, got the splits {', '.join(found)}; leave the "
+                "splits to the folders or to the shards"
+            )
+        splits |= {part: found["train"]} if len(parts) > 1 else found
     shards = {part: len(paths) for part, paths in parts.items()}
     return Raw(name, origin, splits, facts={"shards": shards})
 

@@ -75,7 +75,13 @@ def read_from(file: BinaryIO, origin: str) -> np.ndarray:
             f"{origin}: expected {header + promised} bytes for shape {tuple(shape)}, got {got}"
             f"{more}; the file is truncated or damaged: fetch it again"
         )
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except ValueError as error:  # too many dimensions, or lengths beside one of zero
+        raise ValueError(
+            f"{origin}: expected a shape that an array may have, got {tuple(shape)}; the file is "
+            "damaged: fetch it again"
+        ) from error
 
 
 def pieces(file: BinaryIO, most: int) -> Iterator[bytes]:

@@ -51,7 +51,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         raise ValueError(f"it holds objects ({dtype}), which are never unpickled")
     if dtype.kind not in "biuf":
         raise ValueError(f"it holds no numbers, got dtype {dtype}")
-    if any(length < 0 for length in shape):
+    if any(type(length) is not int or length < 0 for length in shape):
         raise ValueError(f"it promises the shape {shape}")
 
     offset = file.tell()

@@ -94,7 +94,7 @@ class Run:
                 "programs than those whose weights are here; take back what was changed in it"
             )
         with unchanged(), _precision(config):
-            files = config.get("files")
+            files = config.get("files") or {}  # none recorded: none is imported
             if model is None:
                 model = build(config["model"], "model", allow=allow, files=files)
             if guide is None:
