@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class Mine(PyroModule):
         with pyro.plate("data", x.shape[0], dim=-1):
             zeros = x.new_zeros(self.layer.in_features)
             code = pyro.sample("code", dist.Normal(zeros, 1.0).to_event(1))
+            kinds = dist.OneHotCategorical(logits=zeros)
+            pyro.sample("kind", kinds, infer={"enumerate": "parallel"})
             logits = self.layer(code).unflatten(-1, self.shape)
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
 """
@@ -243,3 +246,18 @@ def test_arrays_of_numbers_are_as_they_were() -> None:
     pyro_vae.fit(model, guide, data, epochs=2, run_dir="python", progress=False)
     assert same("command", "python")
     assert np.array_equal(*(Path(f, "metrics.csv").read_text() for f in ("command", "python")))
+
+
+def test_a_warning_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(*_: Any) -> int:
+        warnings.simplefilter("default")
+        warnings.warn("expected\n  little, got much", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("pyro_vae.cli.listing.run", warn)
+    shown = warnings.showwarning
+    assert main(["list"]) == 0
+    assert capsys.readouterr().err == "pyro-vae: warning: expected little, got much\n"
+    assert warnings.showwarning is shown

@@ -78,7 +78,7 @@ def _sources() -> dict[str, str]:
     from pyro_vae.data import NAMES, load
 
     listed = (inspect.getdoc(load) or "").partition("\nArguments:")[0]
-    found = {}
+    found: dict[str, str] = {}
     for item in re.split(r"\n- ", listed)[1:]:
         text = re.sub(
             r" \(see [^)]*\)| \(``pyro_vae[^)]*\)|\*\*|``",

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _terminable(), warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = _warn  # type: ignore[assignment]
             if words and words[0] in COMMANDS:
                 module = import_module(f"pyro_vae.cli.{COMMANDS[words[0]][0]}")
                 code: int = module.run(words[1:])
