@@ -268,6 +268,13 @@ def npy(path: Path, array: np.ndarray, cut: int = 0, **options: Any) -> Path:
     return path / "a.npy"
 
 
+def exabyte(content: bytes) -> bytes:
+    r"""The same file, with a header of the same length that promises more."""
+    text, more = b"(30, 4), }", b"(10%s,), }" % (b"0" * 17)
+    assert text + b" " * (len(more) - len(text)) in content
+    return content.replace(text + b" " * (len(more) - len(text)), more)
+
+
 def npz(path: Path, cut: int = 0, **arrays: Any) -> Path:
     np.savez(path / "a.npz", **arrays)
     os.truncate(path / "a.npz", (path / "a.npz").stat().st_size - cut)
@@ -448,6 +455,28 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {"binarization": "static"},
         "digits: give binarization where the data are first loaded",
     ),
+    "option 5": (lambda _: X, {"mmap": True}, "'mmap' means nothing here, only to .npy;"),
+    "option 6": (lambda _: "digits", {"size": 3}, "'size' .* only to torchvision's .* folders"),
+    "huge squares": (
+        lambda path: npy(path, X * 1e200),
+        {"standardize": True},
+        "a.npy: expected features whose squares are numbers of double precision",
+    ),
+    "tiny squares": (
+        lambda path: npy(path, X * 1e-200),
+        {"standardize": True},
+        "a.npy: expected features whose squares are numbers of double precision",
+    ),
+    "huge integers": (
+        lambda _: np.array([[2**64 - 1], [0]], np.uint64),
+        {},
+        "ndarray: expected integers below",
+    ),
+    "promise of an exabyte": (
+        lambda path: named(path, "a.npy", exabyte(npy(path, X).read_bytes())),
+        {},
+        "it promises 8000000000000000000 bytes of numbers, and has 960",
+    ),
     "binarization": (
         lambda _: "digits",
         {"binarization": "always"},
@@ -499,6 +528,11 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         table("a,b\n1,Ann\n2,Bob\n3,Eve\n"),
         {},
         "a.csv: column 'b': .* a few levels, got another word in each row",
+    ),
+    "csv levels": (
+        table("a\n" + "".join(f"w{row}\n" for row in range(1001)) * 2),
+        {},
+        "a.csv: column 'a': expected at most 1000 levels, each of which is a feature, got 1001",
     ),
     "csv label": (
         table("a,b\n1,2\n2,3\n"),
@@ -557,6 +591,15 @@ def test_wrong_data_are_explained(name: str, tmp_path: Path) -> None:
 
     with pytest.raises((ValueError, FileNotFoundError), match=match):
         load(make(tmp_path), **options)
+
+
+def test_numbers_that_the_default_type_does_not_hold_are_refused(tmp_path: Path) -> None:
+    path = npy(tmp_path, X * 1e100)
+    assert load(path, validation=0, test=0).train["x"].equal(torch.from_numpy(X * 1e100))
+
+    torch.set_default_dtype(torch.float32)
+    with pytest.raises(ValueError, match=r"a.npy: train 'x': expected .* torch.float32 holds, got"):
+        load(path)
 
 
 @pytest.mark.parametrize("source", [3, None, [[1.0, 2.0]], object()])

@@ -114,6 +114,20 @@ def test_batches_are_the_same_whoever_reads_them(
     assert_same(torch.get_rng_state(), state)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"binarization": "dynamic"}, {"standardize": True}])
+def test_batches_are_the_same_on_an_accelerator(
+    workers: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    for data in both(tmp_path, LEVELS, **options):
+        first, second = Generator().manual_seed(3), Generator().manual_seed(3)
+        expected = list(data.batches("train", 32, generator=first))
+        found = list(data.batches("train", 32, generator=second, workers=workers, device="cuda"))
+        assert {batch["x"].device.type for batch in found} == {"cuda"}
+        assert_same([{k: v.cpu() for k, v in batch.items()} for batch in found], expected)
+
+
 def test_an_epoch_may_be_left_early(tmp_path: Path) -> None:
     _, data = both(tmp_path, LEVELS)
     found = data.batches("train", 8, workers=2)
