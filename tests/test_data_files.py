@@ -344,6 +344,7 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         r"path that ends in .npy, .npz or .csv, or one of .*, got 'a.txt'$",
     ),
+    "no user": (lambda _: "~nobody-here/a.npy", {}, "~nobody-here/a.npy: expected a file, got"),
     "no file": (lambda path: path / "no.csv", {}, r"no.csv: expected a file, got nothing in"),
     "folder": (lambda path: path.with_suffix(".npy"), {}, "expected a file, got nothing"),
     "empty file": (
