@@ -3,7 +3,9 @@ r"""Data in files: idx, .npy, .npz and .csv, and what is said about those that a
 import gzip
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def test_npy_holds_rows(tmp_path: Path) -> None:
 
     assert data.name == "rows"
     torch.testing.assert_close(data.train, {"x": torch.from_numpy(X)})
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_damaged_bit_is_still_a_bit(mmap: bool, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[True], [False], [True]]))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[:-1] + b"\7")
+    data = whole(tmp_path / "a.npy", mmap=mmap)
+
+    assert data.train["x"].tolist() == [[1], [0], [1]]
+    assert data.value_range == (0, 1)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -275,6 +288,19 @@ def exabyte(content: bytes) -> bytes:
     return content.replace(text + b" " * (len(more) - len(text)), more)
 
 
+def bomb(content: bytes) -> bytes:
+    r"""The same archive, of which the directory promises four gigabytes."""
+    place = content.rindex(b"PK\x01\x02") + 24
+    return content[:place] + b"\xfe\xff\xff\xff" + content[place + 4 :]
+
+
+def lzma_packed() -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", b"")
+    return file.getvalue()
+
+
 def npz(path: Path, cut: int = 0, **arrays: Any) -> Path:
     np.savez(path / "a.npz", **arrays)
     os.truncate(path / "a.npz", (path / "a.npz").stat().st_size - cut)
@@ -375,6 +401,16 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         lambda path: npz(path, x=np.array([[{}]])),
         {},
         "a.npz: .* never unpickled",
+    ),
+    "bomb": (
+        lambda path: named(path, "a.npz", bomb(npz(path, x=X).read_bytes())),
+        {},
+        "a.npz: .*'x.npy' promises more than can be packed in its bytes",
+    ),
+    "packing": (
+        lambda path: named(path, "a.npz", lzma_packed()),
+        {},
+        "a.npz: .*'x.npy' is packed in a way that NumPy never does",
     ),
     "words": (lambda path: npy(path, np.array([["a"]])), {}, "a.npy: .* numbers, got dtype <U1"),
     "complex": (

@@ -96,6 +96,17 @@ def test_mapped_rows_are_those_in_memory(
     assert_same(data.restore(x), known.restore(x))
 
 
+@pytest.mark.parametrize("name", ["levels", "doubles", "columns first", "numbers"])
+def test_features_are_standardised_piece_by_piece(name: str, tmp_path: Path) -> None:
+    plain, _ = both(tmp_path, ARRAYS[name].astype(float))
+    _, data = both(tmp_path, ARRAYS[name], standardize=True)
+    train = plain.train["x"]
+
+    assert data.standardization is not None
+    torch.testing.assert_close(data.standardization.loc, train.mean(0))
+    torch.testing.assert_close(data.standardization.scale, train.std(0, correction=0))
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("options", [{}, {"binarization": "dynamic"}, {"standardize": True}])
@@ -214,6 +225,7 @@ USES: dict[str, Callable[[Tensor], Any]] = {
     "iteration": lambda x: list(x)[7],
     "length": lambda x: len(x),
     "split again": lambda x: x.split(40)[1].split(15)[1][4:],
+    "rows of a part": lambda x: x.split(40)[1][torch.tensor([3, -1, 0])],
     "shape": lambda x: [*x.shape, x.dim(), x.numel(), x.device == torch.device("cpu")],
     "deepcopy": lambda x: copy.deepcopy(x)[:3],
 }
