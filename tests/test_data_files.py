@@ -3,7 +3,9 @@ r"""Data in files: idx, .npy, .npz and .csv, and what is said about those that a
 import gzip
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def test_npy_holds_rows(tmp_path: Path) -> None:
 
     assert data.name == "rows"
     torch.testing.assert_close(data.train, {"x": torch.from_numpy(X)})
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_damaged_bit_is_still_a_bit(mmap: bool, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[True], [False], [True]]))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[:-1] + b"\7")
+    data = whole(tmp_path / "a.npy", mmap=mmap)
+
+    assert data.train["x"].tolist() == [[1], [0], [1]]
+    assert data.value_range == (0, 1)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -268,6 +281,26 @@ def npy(path: Path, array: np.ndarray, cut: int = 0, **options: Any) -> Path:
     return path / "a.npy"
 
 
+def exabyte(content: bytes) -> bytes:
+    r"""The same file, with a header of the same length that promises more."""
+    text, more = b"(30, 4), }", b"(10%s,), }" % (b"0" * 17)
+    assert text + b" " * (len(more) - len(text)) in content
+    return content.replace(text + b" " * (len(more) - len(text)), more)
+
+
+def bomb(content: bytes) -> bytes:
+    r"""The same archive, of which the directory promises four gigabytes."""
+    place = content.rindex(b"PK\x01\x02") + 24
+    return content[:place] + b"\xfe\xff\xff\xff" + content[place + 4 :]
+
+
+def lzma_packed() -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", b"")
+    return file.getvalue()
+
+
 def npz(path: Path, cut: int = 0, **arrays: Any) -> Path:
     np.savez(path / "a.npz", **arrays)
     os.truncate(path / "a.npz", (path / "a.npz").stat().st_size - cut)
@@ -337,6 +370,7 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         r"path that ends in .npy, .npz or .csv, or one of .*, got 'a.txt'$",
     ),
+    "no user": (lambda _: "~nobody-here/a.npy", {}, "~nobody-here/a.npy: expected a file, got"),
     "no file": (lambda path: path / "no.csv", {}, r"no.csv: expected a file, got nothing in"),
     "folder": (lambda path: path.with_suffix(".npy"), {}, "expected a file, got nothing"),
     "empty file": (
@@ -367,6 +401,16 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         lambda path: npz(path, x=np.array([[{}]])),
         {},
         "a.npz: .* never unpickled",
+    ),
+    "bomb": (
+        lambda path: named(path, "a.npz", bomb(npz(path, x=X).read_bytes())),
+        {},
+        "a.npz: .*'x.npy' promises more than can be packed in its bytes",
+    ),
+    "packing": (
+        lambda path: named(path, "a.npz", lzma_packed()),
+        {},
+        "a.npz: .*'x.npy' is packed in a way that NumPy never does",
     ),
     "words": (lambda path: npy(path, np.array([["a"]])), {}, "a.npy: .* numbers, got dtype <U1"),
     "complex": (
@@ -448,6 +492,28 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {"binarization": "static"},
         "digits: give binarization where the data are first loaded",
     ),
+    "option 5": (lambda _: X, {"mmap": True}, "'mmap' means nothing here, only to .npy;"),
+    "option 6": (lambda _: "digits", {"size": 3}, "'size' .* only to torchvision's .* folders"),
+    "huge squares": (
+        lambda path: npy(path, X * 1e200),
+        {"standardize": True},
+        "a.npy: expected features whose squares are numbers of double precision",
+    ),
+    "tiny squares": (
+        lambda path: npy(path, X * 1e-200),
+        {"standardize": True},
+        "a.npy: expected features whose squares are numbers of double precision",
+    ),
+    "huge integers": (
+        lambda _: np.array([[2**64 - 1], [0]], np.uint64),
+        {},
+        "ndarray: expected integers below",
+    ),
+    "promise of an exabyte": (
+        lambda path: named(path, "a.npy", exabyte(npy(path, X).read_bytes())),
+        {},
+        "it promises 8000000000000000000 bytes of numbers, and has 960",
+    ),
     "binarization": (
         lambda _: "digits",
         {"binarization": "always"},
@@ -499,6 +565,11 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         table("a,b\n1,Ann\n2,Bob\n3,Eve\n"),
         {},
         "a.csv: column 'b': .* a few levels, got another word in each row",
+    ),
+    "csv levels": (
+        table("a\n" + "".join(f"w{row}\n" for row in range(1001)) * 2),
+        {},
+        "a.csv: column 'a': expected at most 1000 levels, each of which is a feature, got 1001",
     ),
     "csv label": (
         table("a,b\n1,2\n2,3\n"),
@@ -557,6 +628,15 @@ def test_wrong_data_are_explained(name: str, tmp_path: Path) -> None:
 
     with pytest.raises((ValueError, FileNotFoundError), match=match):
         load(make(tmp_path), **options)
+
+
+def test_numbers_that_the_default_type_does_not_hold_are_refused(tmp_path: Path) -> None:
+    path = npy(tmp_path, X * 1e100)
+    assert load(path, validation=0, test=0).train["x"].equal(torch.from_numpy(X * 1e100))
+
+    torch.set_default_dtype(torch.float32)
+    with pytest.raises(ValueError, match=r"a.npy: train 'x': expected .* torch.float32 holds, got"):
+        load(path)
 
 
 @pytest.mark.parametrize("source", [3, None, [[1.0, 2.0]], object()])

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,21 @@ def test_a_set_of_torchvision_is_read(
         assert rows(fields["x"], fields.get("y")) == rows(x, y)
     assert data.natural.total_count == 255
     assert data.record["origin"] == name
+
+
+@pytest.mark.parametrize("name", ["omniglot", "inaturalist", "caltech101"])
+def test_rows_do_not_depend_on_how_a_folder_is_listed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MAKERS[name](tmp_path, monkeypatch)
+    listed = os.listdir
+    found = []
+    for backwards in (False, True):
+        order = partial(sorted, reverse=backwards)
+        monkeypatch.setattr(os, "listdir", lambda path, order=order: order(listed(path)))
+        found.append(load(name, root=tmp_path))
+
+    torch.testing.assert_close(found[0].train, found[1].train)
 
 
 def test_every_set_is_tested_but_one_that_needs_h5py() -> None:

@@ -96,6 +96,17 @@ def test_mapped_rows_are_those_in_memory(
     assert_same(data.restore(x), known.restore(x))
 
 
+@pytest.mark.parametrize("name", ["levels", "doubles", "columns first", "numbers"])
+def test_features_are_standardised_piece_by_piece(name: str, tmp_path: Path) -> None:
+    plain, _ = both(tmp_path, ARRAYS[name].astype(float))
+    _, data = both(tmp_path, ARRAYS[name], standardize=True)
+    train = plain.train["x"]
+
+    assert data.standardization is not None
+    torch.testing.assert_close(data.standardization.loc, train.mean(0))
+    torch.testing.assert_close(data.standardization.scale, train.std(0, correction=0))
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("options", [{}, {"binarization": "dynamic"}, {"standardize": True}])
@@ -112,6 +123,20 @@ def test_batches_are_the_same_whoever_reads_them(
     assert_same(found, expected[start:])
     assert_same(first.get_state(), second.get_state())
     assert_same(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"binarization": "dynamic"}, {"standardize": True}])
+def test_batches_are_the_same_on_an_accelerator(
+    workers: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    for data in both(tmp_path, LEVELS, **options):
+        first, second = Generator().manual_seed(3), Generator().manual_seed(3)
+        expected = list(data.batches("train", 32, generator=first))
+        found = list(data.batches("train", 32, generator=second, workers=workers, device="cuda"))
+        assert {batch["x"].device.type for batch in found} == {"cuda"}
+        assert_same([{k: v.cpu() for k, v in batch.items()} for batch in found], expected)
 
 
 def test_an_epoch_may_be_left_early(tmp_path: Path) -> None:
@@ -200,6 +225,7 @@ USES: dict[str, Callable[[Tensor], Any]] = {
     "iteration": lambda x: list(x)[7],
     "length": lambda x: len(x),
     "split again": lambda x: x.split(40)[1].split(15)[1][4:],
+    "rows of a part": lambda x: x.split(40)[1][torch.tensor([3, -1, 0])],
     "shape": lambda x: [*x.shape, x.dim(), x.numel(), x.device == torch.device("cpu")],
     "deepcopy": lambda x: copy.deepcopy(x)[:3],
 }

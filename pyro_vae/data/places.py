@@ -1,21 +1,26 @@
 r"""Where files of named data sets are looked for."""
 
-__all__ = ["cache", "find", "places"]
+__all__ = ["cache", "expanded", "find", "places"]
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    r"""A path with the user's folder for ``~``; unlike pathlib's it takes unknown users' too."""
+    return Path(os.path.expanduser(path))
+
+
 def cache() -> Path:
     r"""The user's folder for data that were downloaded."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pyro_vae"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "pyro_vae"
 
 
 def places(root: Path | None) -> list[Path]:
     r"""The folders to look in: the one that is given, or else the user's and then the cache."""
     found = [root] if root else [Path(os.environ.get("PYRO_VAE_DATA") or cache()), cache()]
-    return list(dict.fromkeys(place.expanduser() for place in found))
+    return list(dict.fromkeys(expanded(place) for place in found))
 
 
 def find(name: str, folder: str, files: Sequence[str], root: Path | None) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from pyro_vae.data.dataset import Binarization, Data
 from pyro_vae.data.files import map_npy, read_npy, read_npz
 from pyro_vae.data.folders import read_folder, read_shards
 from pyro_vae.data.hub import is_table, read_tables
+from pyro_vae.data.places import expanded
 from pyro_vae.data.prepare import prepare
 from pyro_vae.data.raw import Raw
 from pyro_vae.data.splits import draw_splits
@@ -156,7 +157,7 @@ def kind_of(source: Any) -> str:
     if source in NAMES:
         return IMAGES if source in SETS else str(source)
 
-    path = Path(source).expanduser()
+    path = expanded(source)
     suffix = path.suffix.lower()
     if path.is_dir():
         return FOLDER
@@ -204,11 +205,11 @@ def read(
         case "static-mnist":
             return named.static_mnist(root)
         case ".npy" | ".npz" | ".csv":
-            return read_path(Path(source).expanduser(), kind, label, mmap)
+            return read_path(expanded(source), kind, label, mmap)
     if kind == IMAGES:
         return image_set(source, root, download, size)
     if kind == FOLDER:
-        return read_folder(Path(source).expanduser(), size)
+        return read_folder(expanded(source), size)
     if kind == SHARDS:
         return read_shards(str(source))
     if is_table(source):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+LEVELS = 1000  # features that one column may become
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -194,6 +196,11 @@ def read_features(origin: str, cells: Mapping[int, str]) -> tuple[Tensor, tuple[
         raise ValueError(
             f"{origin}: expected numbers or a few levels, got another word in each row; remove "
             "the column"
+        )
+    if len(levels) > LEVELS:
+        raise ValueError(
+            f"{origin}: expected at most {LEVELS} levels, each of which is a feature, got "
+            f"{len(levels)}; remove the column or join levels"
         )
     return one_hot(codes, len(levels)).double(), levels
 
