@@ -16,8 +16,8 @@ class Interrupts:
 
     Example:
         >>> with Interrupts() as interrupts:
-        ...     signal.raise_signal(signal.SIGINT)
-        ...     interrupts.caught == signal.SIGINT
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     interrupts.caught == signal.SIGTERM
         True
     """
 

@@ -1,5 +1,6 @@
 r"""What every test starts from: float64, a seed, no parameters."""
 
+import signal
 from collections.abc import Iterator
 
 import pyro
@@ -8,6 +9,9 @@ import torch
 
 # Tensors here are tiny: threads would wait for one another, 20 times longer on a busy machine.
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,8 @@ from zoo import ZOO, D, F, N, Pair, binary, local_and_global
 
 from pyro_vae import SVI
 from pyro_vae.checks import Finding, check, render, require, warn
+from pyro_vae.guides import AmortizedNormal
+from pyro_vae.models import VAE
 from pyro_vae.objectives import ELBO
 
 WRONG = {**BROKEN, **MISPLACED, **SPOILED}
@@ -167,6 +169,19 @@ def test_sound_pairs_get_no_finding(name: str) -> None:
     model, guide, batch = make()
 
     assert check(model, guide, *batch, objective=objective) == []
+
+
+def test_what_other_programs_left_in_the_store_is_none_of_the_pairs() -> None:
+    x = torch.eye(4)
+    others = VAE((4,), 2), AmortizedNormal((4,), {"z": 2})
+    # Pyro's own puts modules into the store
+    pyro.infer.SVI(*others, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO()).step(x)
+    names = dict(pyro.get_param_store().named_parameters())
+    assert "encoder$$$0.weight" in names
+    with torch.no_grad():
+        for parameter in names.values():
+            parameter.fill_(torch.nan)
+    assert check(VAE((4,), 2), AmortizedNormal((4,), {"z": 2}), x) == []
 
 
 def test_keyword_arguments_reach_the_programs() -> None:

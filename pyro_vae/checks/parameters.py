@@ -6,8 +6,9 @@ import inspect
 import re
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pyro
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ def check_finite(model: Program, guide: Program, runs: Runs) -> Iterator[Finding
         guide: The program that draws its latents.
         runs: Runs the model and the guide.
     """
-    wrong = [(n, p) for n, p in _parameters(model, guide) if not p.isfinite().all()]
+    stated = _stated(_unvalidated(runs)) if pyro.get_param_store() else {}
+    wrong = [(n, p) for n, p in _parameters(model, guide, stated) if not p.isfinite().all()]
     trials = _unvalidated(runs) if wrong else ()
     for name, parameter in wrong:
         finding = Finding(
@@ -113,10 +115,9 @@ def check_gradients(
     watch = Watch()
     with watch:
         trials = runs()
-    stated = {n for trial in trials for n, s in trial.trace.nodes.items() if s["type"] == "param"}
     named = [
         (name, parameter)
-        for name, parameter in _parameters(model, guide, stated)
+        for name, parameter in _parameters(model, guide, _stated(trials))
         if parameter.requires_grad
     ]
     lost = [(name, parameter) for name, parameter in named if id(parameter) not in reached]
@@ -161,7 +162,8 @@ def _made_anew(
     total: Callable[[], Tensor],
 ) -> Iterator[Finding]:
     r"""Finds parameters that are made inside a program, or kept where nobody looks."""
-    known = {id(p) for _, p in _parameters(model, guide)} | _visible(model, guide)
+    known = {id(p) for _, p in _parameters(model, guide, {})} | _visible(model, guide)
+    known |= {id(p) for _, p in pyro.get_param_store().named_parameters()}
     unknown = {i: t for i, t in reached.items() if i not in known}
     if not unknown:
         return
@@ -220,8 +222,14 @@ def _visible(*programs: Program) -> set[int]:
     return found
 
 
+def _stated(trials: Iterable[Trial]) -> dict[str, Any]:
+    r"""What the programs' own statements named, ``pyro.param`` or ``pyro.module``."""
+    sites = (site for trial in trials for site in trial.trace.nodes.items())
+    return {name: site["value"] for name, site in sites if site["type"] == "param"}
+
+
 def _parameters(
-    model: Program, guide: Program, stated: Iterable[str] | None = None
+    model: Program, guide: Program, stated: Mapping[str, Any]
 ) -> Iterator[tuple[str, Tensor]]:
     r"""Parameters of the modules, and of Pyro's store those ``stated``, each once, by name."""
     seen: set[int] = set()
@@ -233,14 +241,15 @@ def _parameters(
 
 
 def _named(
-    model: Program, guide: Program, stated: Iterable[str] | None
+    model: Program, guide: Program, stated: Mapping[str, Any]
 ) -> Iterator[tuple[str, Tensor]]:
     for role, program in (("model", model), ("guide", guide)):
         for prefix, module in modules(program).items():
             for name, parameter in module.named_parameters():
                 yield ".".join(filter(None, (role, prefix, name))), parameter
     for name, stored in pyro.get_param_store().named_parameters():
-        if stated is None or name in stated:
+        # a module's parameter may be one that another program left there under the same name
+        if name in stated and (not isinstance(stored, nn.Parameter) or stated[name] is stored):
             yield name.replace("$$$", "."), stored
 
 
