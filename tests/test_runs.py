@@ -7,7 +7,11 @@ import math
 import os
 import random
 import stat
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -23,11 +28,11 @@ from zoo import ZOO, D, F
 
 import pyro_vae
 from pyro_vae import Run, fit
-from pyro_vae.components import build, read_config
+from pyro_vae.components import build, dump_config, read_config
 from pyro_vae.data import load
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
-from pyro_vae.runs import RunFolder, random_state, set_random_state
+from pyro_vae.runs import RunFolder, programs_of, random_state, set_random_state
 from pyro_vae.runs.checkpoint import Checkpoint
 
 quiet = partial(fit, progress=False, device="cpu")
@@ -156,6 +161,28 @@ def test_the_best_weights_by_validation_are_kept(tmp_path: Path) -> None:
     assert Run.load(tmp_path, *programs(), weights="last").history == run.history
 
 
+def test_the_last_checkpoint_has_the_best_weights_too(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    (tmp_path / "best.safetensors").unlink()
+    loaded = Run.load(tmp_path, *programs())
+    assert loaded.weights == "best"
+    for name, tensor in run.model.state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(loaded.model.state_dict()[name], tensor)  # type: ignore[attr-defined]
+    (tmp_path / "elsewhere").mkdir()
+    made(tmp_path / "elsewhere", validation=False)
+    with pytest.raises(ValueError, match="best on a validation split, got a run without one"):
+        Run.load(tmp_path / "elsewhere", *programs(), weights="best")
+
+
+def test_the_best_weights_alone_are_enough(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    (tmp_path / "last.safetensors").unlink()
+    loaded = Run.load(tmp_path, *programs())
+    assert loaded.weights == "best"
+    for name, tensor in run.model.state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(loaded.model.state_dict()[name], tensor)  # type: ignore[attr-defined]
+
+
 # loading
 
 
@@ -219,10 +246,56 @@ def flip(raw: bytes) -> bytes:
     return raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:]
 
 
+def retold(change: Callable[[dict[str, str]], None]) -> Callable[[Path], None]:
+    r"""Rewrites what a checkpoint says of itself; the sum over it stays."""
+
+    def altered(folder: Path) -> None:
+        path = folder / "last.safetensors"
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata())
+        change(metadata)
+        save_file(load_file(path), path, metadata)
+
+    return altered
+
+
+def swapped(folder: Path) -> None:
+    r"""Two tensors of one shape change names."""
+    path = folder / "last.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    tensors = load_file(path)
+    tensors["model.zeros"], tensors["model.ones"] = tensors["model.ones"], tensors["model.zeros"]
+    save_file(tensors, path, metadata)
+
+
+def forged(**parts: Any) -> Callable[[Path], None]:
+    r"""A checkpoint whose sum is right, by somebody who knows how."""
+
+    def altered(folder: Path) -> None:
+        path = folder / "last.safetensors"
+        found = Checkpoint.read(path)
+        path.write_bytes(Checkpoint(found.weights, {**found.state, **parts}).dump())
+
+    return altered
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no run": (lambda folder: (folder / "config.yaml").unlink(), "there is no config.yaml"),
     "no weights": (lambda folder: (folder / "last.safetensors").unlink(), "got no such file"),
     "a bit flipped": (alter("last.safetensors", flip), "altered"),
+    "another epoch": (
+        retold(lambda said: said.update(tree=said["tree"].replace('["epoch", 1]', '["epoch", 2]'))),
+        "altered",
+    ),
+    "no sum": (retold(lambda said: said.pop("sha256")), "altered"),
+    "names changed": (swapped, "altered"),
+    "an example of exabytes": (
+        forged(example={"rows": 10**15, "fields": [torch.zeros(1, F)]}),
+        "expected a run as fit writes it",
+    ),
+    "an example of nothing": (forged(example=3), "expected a run as fit writes it"),
+    "a history of numbers": (forged(history=[1, 2]), "expected a run as fit writes it"),
     "cut short": (alter("last.safetensors", lambda raw: raw[:-100]), "damaged"),
     "empty": (alter("last.safetensors", lambda raw: b""), "damaged"),
     "a header of exabytes": (
@@ -261,6 +334,34 @@ def test_programs_made_in_python_must_be_passed(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(ValueError, match=r"the run's model \(.*VAE\) was made in Python"):
         Run.load(tmp_path)
+
+
+def test_a_file_is_not_imported_unless_its_sum_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    marker = tmp_path / "marker"
+    source = "from pyro_vae.models import VAE\n\n\nclass Mine(VAE):\n    pass\n"
+    (tmp_path / "mine.py").write_text(source)
+    spec = {"class_path": "mine.py:Mine", "init_args": {"latents": D, "event_shape": [F]}}
+    model = build(spec, "model", allow=["mine.py"])
+    quiet(model, programs()[1], binary(), epochs=1, run_dir="run")
+    (tmp_path / "mine.py").write_text(f"{source}open({str(marker)!r}, 'w')\n")
+    with pytest.raises(ValueError, match="expected the file that was recorded"):
+        Run.load("run", guide=programs()[1], allow="mine.py")
+
+    # the same, by somebody who leaves the sums out
+    config = {**read_config(tmp_path / "run" / "config.yaml"), "files": {}}
+    (tmp_path / "run" / "config.yaml").write_text(dump_config(config))
+    forged(programs=programs_of(config))(tmp_path / "run")
+    with pytest.raises(ValueError, match="expected the file that was recorded"):
+        Run.load("run", guide=programs()[1], allow="mine.py")
+    del config["files"]
+    (tmp_path / "run" / "config.yaml").write_text(dump_config(config))
+    forged(programs=programs_of(config))(tmp_path / "run")
+    with pytest.raises(ValueError, match="expected the file that was recorded"):
+        Run.load("run", guide=programs()[1], allow="mine.py")
+    assert not marker.exists()
 
 
 def test_other_programs_are_refused_and_left_alone(tmp_path: Path) -> None:
@@ -315,6 +416,113 @@ def test_a_run_is_overwritten_on_request_only(tmp_path: Path) -> None:
     assert len(run.history) == 1
 
 
+def test_one_fit_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    made(tmp_path, epochs=1)
+    code = (
+        "import sys, time; from pathlib import Path; from pyro_vae.runs.lock import Lock\n"
+        "lock = Lock(Path(sys.argv[1])); print(1, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for option in ("resume", "overwrite"):
+            with pytest.raises(ValueError, match="no other fit is writing to"):
+                made(tmp_path, **{option: True})
+        other.kill()
+    assert len(made(tmp_path, epochs=2, validation=True, overwrite=True).history) == 2
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_rows_and_events_that_were_taken_away_are_written_again(tmp_path: Path) -> None:
+    pyro.set_rng_seed(0)
+    made(tmp_path, epochs=2)
+    expected = (tmp_path / "metrics.csv").read_text(), scalars(tmp_path, "elbo")
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / "events.out.tfevents.pyro_vae").unlink()
+    pyro.set_rng_seed(0)
+    made(tmp_path, epochs=2, resume=True)
+    assert ((tmp_path / "metrics.csv").read_text(), scalars(tmp_path, "elbo")) == expected
+
+
+@pytest.mark.parametrize("stop", range(1, 9))
+def test_a_run_that_was_killed_as_it_replaced_another_begins_anew(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    pyro.set_rng_seed(0)
+    expected = made(whole, epochs=1).history
+    folder, left = tmp_path / "run", stop
+    pyro.set_rng_seed(0)
+    old = made(folder, epochs=3)
+    (folder / "samples.png").write_text("a picture")
+
+    def dying(path: Path, *args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return {"unlink": unlink, "replace": move}[kind](path, *args, **kwargs)
+
+    unlink, move = Path.unlink, Path.replace
+    for kind in ("unlink", "replace"):
+        left = stop
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, kind, dying)
+            pyro.set_rng_seed(0)
+            with suppress(KeyboardInterrupt):
+                made(folder, epochs=1, overwrite=True)
+        pyro.set_rng_seed(0)
+        # the old run, of three epochs, if it was not touched yet
+        assert made(folder, epochs=1, resume=True).history in (expected, old.history)
+        assert (folder / "samples.png").exists()
+        pyro.set_rng_seed(0)
+        old = made(folder, epochs=3, overwrite=True)
+
+
+def test_events_of_nobody_are_cut_off(tmp_path: Path) -> None:
+    pyro.set_rng_seed(0)
+    made(tmp_path, epochs=2)
+    expected = scalars(tmp_path, "elbo")
+    events = tmp_path / "events.out.tfevents.pyro_vae"
+    events.write_bytes(events.read_bytes() * 2)
+    pyro.set_rng_seed(0)
+    made(tmp_path, epochs=2, resume=True)
+    assert scalars(tmp_path, "elbo") == expected
+
+
+def test_links_lead_no_write_outside(tmp_path: Path) -> None:
+    (victim := tmp_path / "victim").write_text("mine")
+    folder = tmp_path / "run"
+    run = made(folder)
+    (folder / ".note.txt.part").symlink_to(victim)
+    run.write("note.txt", "text")
+    assert not (folder / "note.txt").is_symlink()
+    events = folder / "events.out.tfevents.pyro_vae"
+    events.unlink()
+    events.symlink_to(victim)
+    pyro.set_rng_seed(0)
+    made(folder, overwrite=True)
+    assert not events.is_symlink()
+    events.unlink()
+    events.symlink_to(victim)
+    pyro.set_rng_seed(0)
+    with pytest.raises(ValueError, match="leads out of it"):
+        made(folder, resume=True)
+    assert victim.read_text() == "mine"
+
+
+def test_a_run_survives_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "away").mkdir()
+    run = made(Path("run"), callbacks=[lambda event: os.chdir(tmp_path / "away")])
+    assert run.path == Path("run")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "away"}
+
+
 def test_a_broken_pair_deletes_no_run(tmp_path: Path) -> None:
     made(tmp_path)
     before = (tmp_path / "last.safetensors").read_bytes()
@@ -332,6 +540,8 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         made(tmp_path / "file" / "below")
     with pytest.raises(ValueError, match="expected run_dir"):
         quiet(*programs(), binary(), resume=True)
+    with pytest.raises(ValueError, match="expected either resume or overwrite"):
+        made(tmp_path / "run", resume=True, overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", ".", "link/x"])
@@ -389,6 +599,7 @@ def test_a_checkpoint_keeps_every_kind_of_value(tmp_path: Path) -> None:
     shared = torch.arange(6.0).reshape(2, 3)
     weights = {"a": shared, "b": shared.T, "c": torch.tensor(3), "d": torch.empty(0, 2)}
     state = {
+        "counter": Counter({3: 2}),
         "tuple": (1, 2.5, None, True, "word"),
         "numbers": {3: 0.1, 4: math.inf},
         "nested": [{"x": torch.tensor([1.0], dtype=torch.bfloat16)}, []],
@@ -405,6 +616,7 @@ def test_a_checkpoint_keeps_every_kind_of_value(tmp_path: Path) -> None:
     assert nested.item() == 1
     assert found.state == {**state, "nested": [{}, []]}
     assert isinstance(found.state["tuple"], tuple)
+    assert isinstance(found.state["counter"], Counter)
 
 
 def test_what_cannot_be_saved_is_named() -> None:
@@ -426,23 +638,22 @@ def test_every_source_of_randomness_is_kept() -> None:
 def test_checkpoints_take_a_small_share_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
+    now, write = 0.0, RunFolder.write
     monkeypatch.setattr("time.monotonic", lambda: now)
-    folder = RunFolder(tmp_path, every=10.0)
-    folder.begin({}, {}, {"programs": "", "example": None})
-    assert not folder.due
-    now = 10.0
-    assert folder.due
-    write = RunFolder.write
 
     def slowly(self: RunFolder, name: str, content: str | bytes) -> Path:
         nonlocal now
         now += 2.0
         return write(self, name, content)
 
-    monkeypatch.setattr(RunFolder, "write", slowly)
-    folder.save({}, {"history": []})
-    now = 12.0 + 37.0
-    assert not folder.due
-    now = 12.0 + 38.0
-    assert folder.due
+    with RunFolder(tmp_path, every=10.0) as folder:
+        folder.begin({}, {}, {"programs": "", "example": None})
+        assert not folder.due
+        now = 10.0
+        assert folder.due
+        monkeypatch.setattr(RunFolder, "write", slowly)
+        folder.save({}, {"history": []})
+        now = 12.0 + 37.0
+        assert not folder.due
+        now = 12.0 + 38.0
+        assert folder.due
