@@ -98,7 +98,9 @@ class Run:
             if model is None:
                 model = build(config["model"], "model", allow=allow, files=files)
             if guide is None:
-                guide = build(config["guide"], "guide", allow=allow, files=files)
+                guide = build(
+                    config["guide"], "guide", allow=allow, files=files, known={"model": model}
+                )
             take_up(Pair(model, guide, config.get("data_plate")), checkpoint)
         history = [dict(row) for row in checkpoint.state["history"]]
         return cls(model, guide, history, folder, config, which)
