@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import pyro
@@ -89,6 +90,7 @@ def fit(
     checkpoint_every: float = 10.0,
     data_plate: str | None = None,
     progress: bool = True,
+    notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Run:
     r"""Trains a model and its guide.
 
@@ -137,6 +139,7 @@ def fit(
             them would take more than a twentieth of it.
         data_plate: The name of the data plate, where :class:`pyro_vae.SVI` would not find it.
         progress: Whether a bar is shown, with the last bound in nats per datum.
+        notes: Plain data that ``config.yaml`` notes besides, under names of their own.
 
     Returns:
         The run. Its history has, for each epoch, means over the data in nats per datum, and as
@@ -248,7 +251,9 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
         "device": str(given["device"]),
         "precision": str(torch.get_default_dtype()).removeprefix("torch."),
     }
-    return {**config, "files": files_of(config)}
+    if taken := [name for name in given["notes"] if name in config]:
+        raise ValueError(f"expected notes under names of their own, got {taken}")
+    return {**config, **given["notes"], "files": files_of(config)}
 
 
 @contextmanager

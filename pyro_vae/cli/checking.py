@@ -15,11 +15,18 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
     from pyro_vae.checks import Finding
 
 
+# what fit takes and what nothing is checked for
+UNUSED = (
+    *("--epochs", "--validation", "--patience", "--clip-norm", "--schedule-interval"),
+    *("--workers", "--checkpoint-every"),
+)
+
+
 def parser() -> ArgumentParser:
     r"""The options of ``check``, but for those of the parts of a run: it takes those of ``fit``."""
     text = "Say what is wrong with a model, a guide and data; the exit code is 1 for errors."
     found = new_parser("check", text)
-    add_training(found)
+    add_training(found, UNUSED)
     return found
 
 

@@ -1,19 +1,33 @@
 r"""What commands share: options, floating types, and the way to the terminal."""
 
-__all__ = ["Seed", "add_setting", "new_parser", "note", "precision", "say", "show", "show_json"]
+__all__ = [
+    "add_setting",
+    "new_parser",
+    "note",
+    "only_json",
+    "parse_plain",
+    "precision",
+    "say",
+    "show",
+    "show_json",
+]
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
+from typing import Any, Literal, NoReturn, TextIO
 
-from jsonargparse import ArgumentParser
-from jsonargparse.typing import restricted_number_type
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console, RenderableType
 
+from pyro_vae.cli.wording import Formatter, Seed, explained
+
 Precision = Literal["float32", "float64"]
-Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+
+# where JSON goes while what others print is sent elsewhere
+_STDOUT: ContextVar[TextIO] = ContextVar("stdout")
 
 
 def new_parser(command: str, description: str, usage: str = "[OPTIONS]") -> ArgumentParser:
@@ -23,6 +37,7 @@ def new_parser(command: str, description: str, usage: str = "[OPTIONS]") -> Argu
         usage=f"pyro-vae {command} {usage}",
         description=description,
         exit_on_error=False,
+        formatter_class=Formatter,
     )
 
 
@@ -43,6 +58,18 @@ def add_setting(parser: ArgumentParser, seed: str, precision: Precision | None =
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
 
 
+def parse_plain(parser: ArgumentParser, flags: Sequence[str]) -> Namespace:
+    r"""Parses the flags of a command that has no parts to choose.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    try:
+        return parser.parse_args(list(flags))
+    except ArgumentError as error:
+        raise ValueError(explained(str(error), parser, {})) from error
+
+
 @contextmanager
 def precision(name: str) -> Iterator[None]:
     r"""Makes a floating type the default one."""
@@ -56,9 +83,14 @@ def precision(name: str) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError  # rich would exit with 1, which says that check found errors
+
+
 def show(*things: RenderableType) -> None:
     r"""Prints tables and texts, as wide as the terminal allows."""
-    console = Console()
+    console = _Console()
     for thing in things:
         console.print(thing, markup=False, highlight=False, soft_wrap=False)
 
@@ -70,9 +102,22 @@ def say(text: str) -> None:
 
 def show_json(document: Mapping[str, Any]) -> None:
     r"""Prints a document as JSON."""
-    say(json.dumps(document, indent=2, allow_nan=False))
+    text = json.dumps(document, indent=2, allow_nan=False)
+    _STDOUT.get(sys.stdout).write(f"{text}\n")
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    r"""Sends what anything prints to the standard error, but for :func:`show_json`."""
+    token = _STDOUT.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _STDOUT.reset(token)
 
 
 def note(text: str) -> None:
     r"""Says on the standard error what the user should know and is no error."""
-    sys.stderr.write(f"pyro-vae: {' '.join(text.split())}\n")
+    with suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"pyro-vae: {' '.join(text.split())}\n")

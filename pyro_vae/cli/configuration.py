@@ -28,7 +28,7 @@ def load_config(path: str, known: Sequence[str]) -> tuple[dict[str, Any], dict[s
     for key in config:
         if key not in known:
             raise ValueError(
-                f"{path}: expected keys among {', '.join(known)}, got {key!r}"
+                f"{path}: expected keys among {', '.join(sorted(known))}, got {key!r}"
                 f"{suggestion(key, known)}"
             )
     return config, None if written_by_hand else files or {}

@@ -4,6 +4,7 @@ __all__ = ["add_training", "parser", "run"]
 
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,8 +44,8 @@ def parser() -> ArgumentParser:
     return found
 
 
-def add_training(found: ArgumentParser) -> None:
-    r"""Adds the options that say how a pair is trained."""
+def add_training(found: ArgumentParser, hidden: Sequence[str] = ()) -> None:
+    r"""Adds the options that say how a pair is trained, some of them without help."""
     whole: Any = list[str]
     for flag, kind, default, text in (
         ("--epochs", PositiveInt, 100, "passes over the training data"),
@@ -63,7 +64,8 @@ def add_training(found: ArgumentParser) -> None:
         ("--workers", NonNegativeInt, 0, "processes that read data which are not in memory"),
         ("--checkpoint-every", NonNegativeFloat, 10.0, "seconds between two checkpoints"),
     ):
-        found.add_argument(flag, type=kind, default=default, help=text)
+        shown = text if flag not in hidden else SUPPRESS
+        found.add_argument(flag, type=kind, default=default, help=shown)
     add_setting(found, "initialisation, noise and order", "float32")
 
 
@@ -72,6 +74,8 @@ def run(flags: Sequence[str]) -> int:
     from pyro_vae.cli.options import parse_options
 
     options = parse_options(parser(), _resumed(flags))
+    _check_replaced(options)
+    options["data"] = _absolute(options["data"])
     with precision(options["precision"]):
         _fit(options)
     return 0
@@ -103,6 +107,7 @@ def _fit(options: dict[str, Any]) -> None:
             **taken,
             run_dir=folder,
             overwrite=options["force"],
+            notes={"particles": options["particles"]},
             progress=sys.stderr.isatty() and not options["quiet"],
         )
         _finish(made, data, options)
@@ -147,6 +152,37 @@ def _resumed(flags: Sequence[str]) -> list[str]:
     if not given:
         raise ValueError("expected --out RUN, the folder of the run that goes on, with --resume")
     return list(flags)
+
+
+def _check_replaced(options: dict[str, Any]) -> None:
+    r"""Raises if a run is to go on and to be deleted, or to go on in another precision."""
+    from pyro_vae.components import read_config
+
+    if options["resume"] and options["force"]:
+        raise ValueError("expected --resume, which goes on with a run, or --force, got both")
+    config = Path(options["out"] or "", "config.yaml")
+    if options["resume"] and config.is_file():
+        began = read_config(config).get("precision")
+        if began not in (None, options["precision"]):
+            raise ValueError(
+                f"{config.parent}: expected --precision {began}, which the run began in, got "
+                f"{options['precision']}"
+            )
+
+
+def _absolute(spec: dict[str, Any]) -> dict[str, Any]:
+    r"""A description of data whose paths mean the same in other folders."""
+    from pyro_vae.data import NAMES
+    from pyro_vae.data.places import expanded
+
+    given = dict(spec["init_args"])
+    for name in ("source", "root"):
+        path = given.get(name)
+        if isinstance(path, str) and path not in NAMES:
+            whole = expanded(path).absolute()
+            pattern = whole.suffix == ".npz" and any(mark in path for mark in "*?[")
+            given[name] = str(whole) if whole.exists() or pattern else path
+    return {**spec, "init_args": given}
 
 
 def _name(spec: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from jsonargparse import ArgumentParser
 from rich.table import Table
 
-from pyro_vae.cli.common import new_parser, show, show_json
+from pyro_vae.cli.common import new_parser, parse_plain, say, show, show_json
 
-# the kinds of parts under the names that they are listed by; those after None only if asked for
+# the kinds of parts under the names that they are listed by
 KINDS = {
     "models": "model",
     "guides": "guide",
@@ -39,7 +39,7 @@ def parser() -> ArgumentParser:
 
 def run(flags: Sequence[str]) -> int:
     r"""Lists what there is; returns the exit code."""
-    options = parser().parse_args(list(flags))
+    options = parse_plain(parser(), flags)
     kinds = OURS if options.kind is None else (_kind(options.kind),)
     found = {kind: _described(kind) for kind in kinds}
     if options.json:
@@ -47,11 +47,14 @@ def run(flags: Sequence[str]) -> int:
         return 0
     for kind, texts in found.items():
         table = Table(title=kind, title_justify="left", show_header=False, box=None)
-        table.add_column(style="bold", max_width=30)
-        table.add_column(ratio=1)
+        table.add_column(style="bold", max_width=30, overflow="fold")
+        table.add_column(ratio=1, overflow="fold")
         for name, text in texts.items():
             table.add_row(name, text)
         show(table, "")
+    if options.kind is None:
+        others = [kind for kind in KINDS if kind not in OURS]
+        say(f"There is more: pyro-vae list {', '.join(others[:-1])} or {others[-1]}")
     return 0
 
 

@@ -2,13 +2,16 @@ r"""The command line: it parses, calls and prints."""
 
 __all__ = ["COMMANDS", "main", "top"]
 
+import errno
+import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
@@ -16,6 +19,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from pyro_vae import __version__
+from pyro_vae.cli.common import only_json
 
 # the module of each in this package, and what it does: importing one may take seconds
 COMMANDS = {
@@ -31,8 +35,20 @@ COMMANDS = {
 }
 
 
+TRACEBACK = "PYRO_VAE_TRACEBACK"
+
+_ADVICE = {
+    errno.ENOSPC: "free some, or write to another disk with --out",
+    errno.EDQUOT: "free some, or write to another disk with --out",
+    errno.EACCES: "take a place that is yours, as with --out",
+    errno.EROFS: "take a place that can be written to, as with --out",
+    errno.EEXIST: "take another place, as with --out",
+    errno.ENOTDIR: "take another place, as with --out",
+}
+
+
 class Terminated(KeyboardInterrupt):
-    r"""The process was asked to end by SIGTERM."""
+    r"""The process was asked to end by SIGTERM or SIGHUP, whose number is the argument."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 if ``check`` found errors; 2 for an error of the user's, which is one
-        line on the standard error; 130 after Ctrl-C and 143 after SIGTERM.
+        line on the standard error; 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP, and
+        141 where nobody reads what is printed.
 
     Example:
         >>> main(["fit", "--model", "VAEE"])
@@ -48,21 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _terminable(), warnings.catch_warnings():
+        with _terminable(), _read(), warnings.catch_warnings():
             warnings.showwarning = _warn  # type: ignore[assignment]
-            if words and words[0] in COMMANDS:
-                module = import_module(f"pyro_vae.cli.{COMMANDS[words[0]][0]}")
-                code: int = module.run(words[1:])
-                return code
-            _check_command(words)
-            top().parse_args(words)
-    except (ArgumentError, OSError, TypeError, ValueError) as error:
+            with only_json() if "--json" in words else nullcontext():
+                return _run(words)
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        if os.environ.get(TRACEBACK) == "1":
+            traceback.print_exc()
         _complain("error: " + _line(error))
         return 2
     except KeyboardInterrupt as error:
         terminated = isinstance(error, Terminated)
         _complain("terminated" if terminated else "interrupted")
-        return 143 if terminated else 130
+        return 128 + (error.args[0] if terminated else signal.SIGINT)
+
+
+def _run(words: Sequence[str]) -> int:
+    if words and words[0] in COMMANDS:
+        module = import_module(f"pyro_vae.cli.{COMMANDS[words[0]][0]}")
+        code: int = module.run(words[1:])
+        return code
+    _check_command(words)
+    top().parse_args(words)
     return 0
 
 
@@ -70,7 +96,10 @@ def top() -> ArgumentParser:
     r"""The parser of what stands before a command, with commands that have no options yet."""
     parser = ArgumentParser(
         prog="pyro-vae",
-        description="Trains and evaluates deep latent-variable models, written as Pyro programs.",
+        description=(
+            "Trains and evaluates deep latent-variable models, written as Pyro programs. "
+            f"An error is one line; with {TRACEBACK}=1 in the environment, also a traceback."
+        ),
         exit_on_error=False,
         version=__version__,
     )
@@ -92,26 +121,52 @@ def _check_command(words: Sequence[str]) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    r"""Has SIGTERM raise :class:`Terminated`, so that what is open is closed."""
+    r"""Has SIGTERM and SIGHUP raise :class:`Terminated`, so that what is open is closed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    numbers = [signal.SIGTERM]
+    # where there is one, and nohup does not have it ignored
+    if signal.getsignal(hangup := getattr(signal, "SIGHUP", signal.SIGTERM)) != signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, _terminate) for number in dict.fromkeys(numbers)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(*_: Any) -> NoReturn:
-    raise Terminated
+def _terminate(number: int, *_: Any) -> NoReturn:
+    raise Terminated(number)
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    r"""Raises where nobody reads what was printed, of which Python would only complain at exit."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # what is left goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split())
+        advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+        return f"{where}{error.strerror}{advice}"
+    text = " ".join(str(error).split())
+    if isinstance(error, ArgumentError | OSError | TypeError | ValueError):
+        return text
+    return (
+        f"expected parts that work together, got {type(error).__name__}: {text} "
+        f"({TRACEBACK}=1 shows where)"
+    )
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any) -> None:
@@ -120,4 +175,5 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any) -> None:
 
 
 def _complain(text: str) -> None:
-    print(f"pyro-vae: {text}", file=sys.stderr)  # noqa: T201
+    with suppress(OSError):  # the terminal may be gone
+        print(f"pyro-vae: {text}", file=sys.stderr)  # noqa: T201

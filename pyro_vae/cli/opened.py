@@ -1,6 +1,6 @@
 r"""A run's folder, opened by a command."""
 
-__all__ = ["Opened", "add_out", "open_run", "run_parser"]
+__all__ = ["DATA", "Opened", "add_out", "open_run", "run_parser"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from pyro_vae.cli.common import add_setting, new_parser, precision, say, show, show_json
+from pyro_vae.cli.common import add_setting, new_parser, note, precision, say, show, show_json
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
     from pyro_vae.cli.pictures import Artist
+    from pyro_vae.components import Kind
     from pyro_vae.data import Data
     from pyro_vae.runs import Run
+
+# the only part that these commands choose: by default the run's
+DATA: dict["Kind", str | None] = {"data": None}
 
 
 def run_parser(command: str, description: str, seed: str) -> ArgumentParser:
@@ -112,11 +116,14 @@ def open_run(parser: ArgumentParser, flags: Sequence[str]) -> Iterator[Opened]:
     from pyro_vae.devices import find_device
     from pyro_vae.runs import Run
 
-    options = parse_options(parser, flags, parts={"data": None})
+    options = parse_options(parser, flags, parts=DATA)
     if options["run"] is None:
         raise ValueError(f"expected a run's folder, as in {parser.prog} runs/vae-digits, got none")
     find_device(options["device"])
     run = Run.load(options["run"], allow=options["allow"], weights=options["weights"])
+    validated = any(name.startswith("validation.") for row in run.history for name in row)
+    if run.weights == "last" and validated and not (options["weights"] or options["quiet"]):
+        note(f"{run.path}: took the last weights, since there is no best.safetensors")
     name = options["precision"] or run.config.get("precision", "float32")
     with precision(name):
         _convert(run, name)
@@ -157,5 +164,12 @@ def _data(run: "Run", options: Mapping[str, Any]) -> "Data":
         kept = {k: v for k, v in (recorded.get("init_args") or {}).items() if k != "download"}
         named = {"class_path": recorded["class_path"], "init_args": {**kept, **given}}
     allowed = {"allow": options["allow"], "files": run.config.get("files")}
-    data: Data = build(named, "data", known={"seed": run.config.get("seed", 0)}, **allowed)
+    try:
+        data: Data = build(named, "data", known={"seed": run.config.get("seed", 0)}, **allowed)
+    except FileNotFoundError as error:
+        if "source" in given:
+            raise
+        raise FileNotFoundError(
+            f"{error}; name where the run's data are now with --data"
+        ) from error
     return data

@@ -2,7 +2,6 @@ r"""Options for the parts of a run: chosen by name, configured by their construc
 
 __all__ = ["PARTS", "Config", "add_parts", "parse_options"]
 
-import re
 from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from pyro_vae.cli.configuration import load_config
+from pyro_vae.cli.wording import explained
 from pyro_vae.components import (
     Argument,
     Kind,
@@ -26,7 +26,6 @@ from pyro_vae.components import (
     split_file,
     suggestion,
     summary,
-    type_name,
 )
 
 Config = dict[str, Any]
@@ -47,6 +46,7 @@ _FILLED = {
     "event_shape": "filled from the data",
     "likelihood": "filled from the data",
     "sites": "filled from the model's latents",
+    "model": "filled with the model",
 }
 
 
@@ -100,11 +100,13 @@ def parse_options(
     chosen = add_parts(parser, flags, parts, recorded)
     _check_flags(parser, flags)
     own = {key: v for key, v in chosen.config.items() if key not in (*parts, *recorded)}
+    given: Mapping[str, Any] = dict(chosen.pairs)
     try:
         found = parser.parse_args(list(flags), defaults=False).as_dict()
+        given = own
         own = parser.parse_object(own, defaults=False).as_dict()
     except ArgumentError as error:
-        raise ValueError(chosen.explained(str(error))) from error
+        raise ValueError(explained(str(error), parser, given)) from error
     own = {**parser.get_defaults().as_dict(), **own, **found}
 
     return {
@@ -124,8 +126,9 @@ def add_parts(
 ) -> "_Choices":
     r"""Adds ``--config``, ``--allow``, and the options of the parts that the flags name."""
     own = {action.dest for action in parser._actions} - {"help"}
+    text = "a run's config.yaml" if "model" in parts else "one that says 'seed: 3'"
     parser.add_argument(
-        "--config", type=str | None, help="file of options, such as a run's config.yaml"
+        "--config", type=str | None, help=f"file of this command's options, such as {text}"
     )
     parser.add_argument(
         "--allow",
@@ -150,7 +153,6 @@ class _Choices:
     keys: set[str]
     config: Config = field(default_factory=dict)
     parts: dict[Kind, Any] = field(default_factory=dict)
-    types: dict[str, Any] = field(default_factory=dict)
     allow: tuple[str, ...] = ()
     files: dict[str, str] | None = None
 
@@ -214,7 +216,8 @@ class _Choices:
         text = f"{', '.join(choices(kind))}, my_file.py:Name, or a dotted path below --allow"
         if kind == "data":
             text = "name, such as digits or mnist, or path of an .npy, .npz or .csv file"
-        filled = _FILLED.get(flag.removeprefix("--").rpartition(".")[2])
+        # what is given a model is a guide
+        filled = None if kind == "model" else _FILLED.get(flag.removeprefix("--").split(".")[-1])
         text = "; ".join(filter(None, (text, filled)))
         key = self._key(flag)
         group.add_argument(flag, dest=key, type=str, default=default, metavar="NAME", help=text)
@@ -250,24 +253,12 @@ class _Choices:
             help="; ".join(filter(None, (text.rstrip(".") or argument.name, filled or needed))),
             **how,
         )
-        self.types[self._key(flag)] = argument.type
 
     def _key(self, flag: str) -> str:
         r"""Where the parser keeps a flag; a dot would make it nest them."""
         key = flag.removeprefix("--").replace(".", "/")
         self.keys.add(key)
         return key
-
-    def explained(self, message: str) -> str:
-        r"""An error of the parser's in our words."""
-        found = re.match(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL)
-        if found is None:
-            return " ".join(message.split())
-        key, rest = found[1], " ".join(found[2].split())
-        flag = f"--{key.replace('/', '.')}"
-        if key in self.types:
-            return f"expected {flag} to be {type_name(self.types[key])}, got {self.last(flag)!r}"
-        return f"--{key.replace('_', '-')}: {rest[:1].lower()}{rest[1:]}"
 
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str | None]]:

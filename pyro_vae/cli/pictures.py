@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae import report
 from pyro_vae.data import Data
 from pyro_vae.evaluation import Traversal, encode, reconstruct, sample, traverse
+from pyro_vae.evaluation.features import Feature
 from pyro_vae.runs import Run
 from pyro_vae.runs.files import write_file
 
@@ -95,11 +96,13 @@ class Artist:
     def draw_latents(self, codes: Mapping[str, Tensor], labels: Tensor | None) -> Figure:
         r"""A picture of latents by class."""
         rows = max((code.shape[0] for code in codes.values() if code.dim()), default=0)
-        local = [c.flatten(1) for c in codes.values() if c.dim() > 1 and c.shape[0] == rows]
+        local = {n: c.flatten(1) for n, c in codes.items() if c.dim() > 1 and c.shape[0] == rows}
         if not local:
             raise ValueError("expected latents that are vectors, got none to be drawn")
         whole = None if labels is not None and labels.dim() > 1 else labels
-        return report.latents(torch.cat(local, dim=1), whole, self.data.classes)
+        names = [str(Feature(n, k, 0.0)) for n, c in local.items() for k in range(c.shape[1])]
+        means = torch.cat(list(local.values()), dim=1)
+        return report.latents(means, whole, self.data.classes, names=names)
 
     def draw_traversal(self, found: Traversal) -> dict[str, Figure]:
         r"""Pictures of the rows with the greatest divergence, and of the plane."""

@@ -44,6 +44,7 @@ def build_programs(options: Options, data: Data) -> tuple[Program, Program]:
     model = build(specs["model"], "model", known=known, **allowed(options))
     if sites := _vectors(model, data, options["inputs"]):
         known["sites"] = sites
+    known["model"] = model  # of which autoguides are made
     guide = build(specs["guide"], "guide", known=known, **allowed(options))
     return model, guide
 

@@ -67,7 +67,9 @@ def build(
     } | filled
     _check_complete(name, wanted, values)
     made = thing if program else _called(name, thing, kind, values)
-    init_args = {key: describe(value) for key, value in values.items()}
+    # a run has one model, whose description is not that of its guide
+    own = {k: v for k, v in values.items() if (kind, k) != ("guide", "model") or k not in filled}
+    init_args = {key: describe(value) for key, value in own.items()}
     remember(made, {"class_path": full_name(name, kind), "init_args": init_args})
     return made
 
@@ -141,7 +143,7 @@ def _called(name: str, thing: Any, kind: Kind, values: Mapping[str, Any]) -> Any
         return _call(thing, kind, values)
     except (OSError, TypeError, ValueError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ValueError(f"{name}: expected to build it of {dict(values)}, got {reason}") from error
 

@@ -1,7 +1,16 @@
 r"""A user's own files: imported only where allowed, and only as recorded."""
 
-__all__ = ["checked_files", "checksum", "class_path", "files_of", "import_file", "split_file"]
+__all__ = [
+    "checked_files",
+    "checksum",
+    "class_path",
+    "defined_names",
+    "files_of",
+    "import_file",
+    "split_file",
+]
 
+import ast
 import hashlib
 import re
 import sys
@@ -28,6 +37,16 @@ def class_path(thing: Any) -> str | None:
     if not isinstance(module, str) or not module.startswith(_PREFIX) or module not in sys.modules:
         return None
     return f"{sys.modules[module].__file__}:{thing.__qualname__}"
+
+
+def defined_names(path: str) -> list[str]:
+    r"""The public classes and functions of a file, which is read and not run."""
+    try:
+        body = ast.parse(_absolute(path).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    defined = [part.name for part in body if isinstance(part, ast.ClassDef | ast.FunctionDef)]
+    return [name for name in defined if not name.startswith("_")]
 
 
 def checksum(path: Path) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae.components.files import import_file, split_file
+from pyro_vae.components.files import defined_names, import_file, split_file
 from pyro_vae.components.kinds import HOMES, Kind, choices, exported, suggestion
 
 _ARTICLES: dict[Kind, str] = {"objective": "an", "activation": "an", "optimizer": "an", "data": ""}
@@ -66,6 +66,11 @@ def find(
         module = import_file(path, allow, files)
         return _defined(module, str(path), attribute, kind, module.__name__)
 
+    if name.endswith(".py"):
+        listed = ", ".join(defined_names(name)) or "a class or function of it"
+        raise ValueError(
+            f"expected {_a(kind)}, got the file {name}: write {name}:NAME, one of {listed}"
+        )
     home, _, attribute = name.rpartition(".")
     if not home or home in HOMES[kind]:
         home = home or HOMES[kind][0]

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torchvision.utils import make_grid
 
 from pyro_vae.report.figures import DPI, Array, Range, array, limits
 from pyro_vae.report.vectors import paired, plain
@@ -103,6 +102,8 @@ def gap(x: NDArray[np.float64]) -> int:
 
 def grid(x: NDArray[np.float64], extent: Range, columns: int, padding: int) -> NDArray[np.float64]:
     r"""Lays images out on white, scaled to :math:`[0, 1]`, as one with shape (H, W, 3)."""
+    from torchvision.utils import make_grid  # takes seconds, and vectors need none
+
     images = torch.tensor(x if x.ndim == 4 else x[:, None])
     tiles = make_grid(images, columns, padding, normalize=True, value_range=extent, pad_value=1.0)
     return tiles.permute(1, 2, 0).numpy()

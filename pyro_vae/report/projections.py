@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from pyro_vae.report.figures import COLORS, Array, array, panels
 
@@ -23,6 +22,7 @@ def latents(
     labels: Array | None = None,
     classes: Sequence[str] | None = None,
     title: str = "Latent means",
+    names: Sequence[str] | None = None,
 ) -> Figure:
     r"""Draws the means of the latents, projected to two dimensions, coloured by class.
 
@@ -35,6 +35,7 @@ def latents(
         classes: The name of each class, so that ``classes[label]`` is that of a label. By
             default the labels themselves.
         title: What stands above.
+        names: The name of each of the :math:`D` features. By default "latent 1", "latent 2".
 
     Raises:
         ValueError: If ``means`` has another shape or is not finite, or if ``labels`` is not one
@@ -50,12 +51,15 @@ def latents(
     if z.ndim != 2:
         raise ValueError(f"expected means with shape (N, D), got {z.shape}")
 
+    axis_names = [f"latent {k + 1}" for k in range(z.shape[1])] if names is None else list(names)
+    if len(axis_names) != z.shape[1]:
+        raise ValueError(f"expected {z.shape[1]} names, one of each feature, got {axis_names}")
     groups = by_class(len(z), labels, classes)
     figure, axes = panels(1, 1, 6.8 if labels is None else 7.8, 5.8)
     if z.shape[1] == 1:
-        histogram(axes[0, 0], z[:, 0], groups)
+        histogram(axes[0, 0], z[:, 0], groups, axis_names[0])
     else:
-        scatter(axes[0, 0], z, groups)
+        scatter(axes[0, 0], z, groups, axis_names)
     axes[0, 0].set_title(title)
 
     if labels is not None:
@@ -85,6 +89,8 @@ def project(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.flo
     if len(z) < 2:
         raise ValueError(f"expected at least two data to project, got means of shape {z.shape}")
 
+    from sklearn.decomposition import PCA  # takes seconds
+
     pca = PCA(n_components=2, svd_solver="full")  # "auto" may be random
     with np.errstate(invalid="ignore"):  # collapsed posteriors have no variance to share
         points = pca.fit_transform(z)
@@ -113,7 +119,7 @@ def by_class(
 
 
 def histogram(
-    panel: Axes, z: NDArray[np.float64], groups: dict[str | None, NDArray[np.bool_]]
+    panel: Axes, z: NDArray[np.float64], groups: dict[str | None, NDArray[np.bool_]], name: str
 ) -> None:
     edges = np.histogram_bin_edges(z, bins=40)
     panel.hist(
@@ -123,15 +129,16 @@ def histogram(
         label=[name or "" for name in groups],
         color=[COLORS[k % len(COLORS)] for k in range(len(groups))],
     )
-    panel.set(xlabel="latent 1", ylabel="data")
+    panel.set(xlabel=name, ylabel="data")
 
 
 def scatter(
-    panel: Axes, z: NDArray[np.float64], groups: dict[str | None, NDArray[np.bool_]]
+    panel: Axes,
+    z: NDArray[np.float64],
+    groups: dict[str | None, NDArray[np.bool_]],
+    names: list[str],
 ) -> None:
-    if z.shape[1] == 2:
-        names = ["latent 1", "latent 2"]
-    else:
+    if z.shape[1] > 2:
         z, shares = project(z)
         names = [f"component {k + 1} ({share:.0%} of variance)" for k, share in enumerate(shares)]
 
