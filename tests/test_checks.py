@@ -352,17 +352,40 @@ def test_a_prior_of_another_precision_is_found_before_it_generates(learned: bool
     assert check(Model(), Guide(), *batch()) == []
 
 
+def test_the_precision_of_a_prior_over_integers_does_not_matter() -> None:
+    torch.set_default_dtype(torch.float32)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            c = pyro.sample("c", dist.Categorical(torch.ones(3, dtype=torch.float64)))
+            pyro.sample("x", dist.Normal(c[..., None].expand(len(x), F), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("c", dist.Categorical(logits=x[:, :3]))
+
+    assert check(model, guide, *batch()) == []
+
+
+def reconstructing(x: Tensor) -> None:
+    with pyro.plate("data", N, dim=-1):
+        pyro.sample("z", standard(x, D))
+        pyro.sample("x", dist.Normal(x, 1.0).to_event(1), obs=x)
+
+
 @pytest.mark.parametrize(
     "size, severities",
     [(N, []), (None, ["warning"]), (3 * N, ["warning"]), (3 * N + 1, ["error"])],
 )
-@pytest.mark.parametrize("fixed", ["model", "guide", "both", "sites that do not tell"])
+@pytest.mark.parametrize("fixed", ["model", "guide", "both", "guided", "silent"])
 def test_a_plate_of_the_size_of_a_batch_must_fit_the_last_one(
     fixed: str, size: int | None, severities: list[str]
 ) -> None:
-    model = Model(size=N if fixed in ("model", "both") else None)
+    model: Any = Model(size=N if fixed in ("model", "both") else None)
     guide = Guide(size=N) if fixed in ("guide", "both") else Guide()
-    if fixed == "sites that do not tell":
+    if fixed == "guided":  # where no data are reached
+        model, guide = reconstructing, Guide(size=N)
+    if fixed == "silent":
         guide = Guide(lambda h: standard(h, D), size=N)
         guide.encoder.requires_grad_(False)  # of which nothing is computed
 

@@ -196,6 +196,12 @@ def test_csv_of_words_or_bits_is_binary(tmp_path: Path) -> None:
     assert words.restore(words.train["x"]).tolist() == [[1, 0], [0, 1], [1, 1]]
 
 
+def test_csv_levels_may_look_like_numbers_among_words(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'a\n"1,5"\ntwo\n"1,5"\n')
+
+    assert whole(path).columns.levels == {"a": ("1,5", "two")}  # type: ignore[union-attr]
+
+
 def test_csv_labels_are_sorted_as_numbers(tmp_path: Path) -> None:
     data = whole(write(tmp_path / "a.csv", "x,k\n.5,10\n.6,9\n.7,10\n.8,-2\n"), label="k")
 

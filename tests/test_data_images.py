@@ -411,6 +411,8 @@ def test_the_rest_of_a_set_is_drawn_and_scaled(
 
     assert repr(data) == "Data('svhn', 3/3/4 rows of shape (3, 4, 4), Binomial)"
     assert data.record["size"] == 4
+    with pytest.raises(ValueError, match=r"svhn: train: expected a size of at most 16 times"):
+        load("svhn", root=tmp_path, size=100_000)
 
 
 def planted(path: Path) -> type:
@@ -626,6 +628,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {"size": 100_000},
         r"a.png: expected a size of at most 16 times .*, got size 100000 for an image of 8 x 8; gi",
     ),
+    "slightly more than 16 times": (lambda p: None, {"size": 129}, "size of at most 16 times"),
     "long": (
         lambda p: png(p / "a.png", np.zeros((2, 150_000), np.uint8)),
         {"size": 30},

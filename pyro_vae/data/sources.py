@@ -161,7 +161,7 @@ def kind_of(source: Any) -> str:
 
     path = expanded(source)
     suffix = path.suffix.lower()
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(source), re.IGNORECASE) and not path.exists():
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(source), re.IGNORECASE):
         raise ValueError(
             f"expected a name or a path, got the address {source}; download it first, and give the "
             "path of the file"
