@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from commands import FIT, document, images
+from pyro.infer.autoguide import AutoNormal
 from safetensors.torch import load_file
 
 from pyro_vae.cli import main
@@ -80,8 +81,9 @@ def test_a_config_repeats_its_run_in_another_folder() -> None:
     assert config["guide"]["class_path"] == "pyro_vae.guides.AmortizedMultivariateNormal"
     assert (config["epochs"], config["batch_size"], config["seed"]) == (2, 50, 3)
 
-    assert main(["fit", "--config", "first/config.yaml", "--particles", "30"]) == 0
+    assert main(["fit", "--config", "first/config.yaml"]) == 0
     again = Path("runs/vae-images")
+    assert json.loads((again / "evaluation.json").read_text())["particles"] == 30
     assert same("first", str(again))
     for name in ("config.yaml", "metrics.csv"):
         assert (again / name).read_text() == Path("first", name).read_text()
@@ -114,7 +116,8 @@ def test_a_run_is_replaced_by_force_only(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_run_that_goes_on_is_one_that_was_not_interrupted(flags: list[str]) -> None:
     assert main([*FIT, "--quiet", "--out", "run"]) == 0
     assert main([*FIT, "--epochs", "4", "--quiet", "--out", "whole"]) == 0
-    assert main(["fit", *flags, "--epochs", "4", "--particles", "30", "--quiet"]) == 0
+    assert main(["fit", *flags, "--epochs", "4", "--quiet"]) == 0
+    assert json.loads(Path("run/evaluation.json").read_text())["particles"] == 30
 
     assert same("run", "whole")
     for name in ("metrics.csv", "config.yaml"):
@@ -122,7 +125,8 @@ def test_a_run_that_goes_on_is_one_that_was_not_interrupted(flags: list[str]) ->
 
 
 @pytest.mark.parametrize(
-    "number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    "number, code, word",
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
 def test_a_signal_keeps_what_was_trained(
     number: int,
@@ -194,6 +198,76 @@ def test_programs_are_made_in_the_precision_that_is_asked_for() -> None:
     weights = load_file("run/last.safetensors")
     assert weights["model.decoder.0.weight"].dtype == torch.float64
     assert next(Run.load("run").model.parameters()).dtype == torch.float64
+
+
+def test_hanging_up_is_as_terminating(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyro_vae.cli.listing.run", lambda _: signal.raise_signal(signal.SIGHUP))
+    before = signal.getsignal(signal.SIGHUP)
+    assert main(["list"]) == 129
+    assert capsys.readouterr().err == "pyro-vae: terminated\n"
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+LOUD = """
+import pyro
+import pyro.distributions as dist
+from pyro.nn import PyroModule, PyroSample
+
+print("imported")
+
+class Loud(PyroModule):
+    def __init__(self, event_shape):
+        super().__init__()
+        print("built")
+        self.shape = tuple(event_shape)
+
+    def forward(self, x):
+        print("run")
+        logits = pyro.sample("logits", dist.Normal(x.new_zeros(self.shape), 1.0).to_event(3))
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+"""
+
+
+def test_an_autoguide_is_made_of_the_model_and_json_is_all_that_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("loud.py").write_text(LOUD)
+    words = ["fit", "--data", "images.npz", "--epochs", "1", "--model", "loud.py:Loud", "--json"]
+    words += ["--guide", "pyro.infer.autoguide.AutoNormal", "--allow", "pyro", "--out", "run"]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads(Path("run/evaluation.json").read_text())
+    assert {"imported", "built", "run"} <= set(err.splitlines())
+
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["guide"] == {
+        "class_path": "pyro.infer.autoguide.AutoNormal",
+        "init_args": {},
+    }
+    run = Run.load("run", allow=["pyro", "loud.py"])
+    weights = load_file("run/best.safetensors")
+    assert isinstance(run.guide, AutoNormal)
+    assert torch.equal(run.guide.locs.logits, weights["guide.locs.logits"])
+
+
+def test_a_run_finds_its_data_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*FIT, "--quiet", "--out", "run"]) == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["data"]["init_args"]["source"] == str(tmp_path / "images.npz")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", "../run", "--quiet", "--particles", "9"]) == 0
+
+
+def test_drawing_begins_without_what_takes_seconds() -> None:
+    slow = "{'torchvision', 'sklearn'} & set(sys.modules)"
+    code = f"import sys, pyro_vae.cli.pictures as p; sys.exit(bool({slow}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_json_of_a_fit_is_its_evaluation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from matplotlib.image import imread
 
 import pyro_vae
 from pyro_vae.cli import main
+from pyro_vae.cli.pictures import Artist
 from pyro_vae.data import Data, load
 from pyro_vae.evaluation.estimate import digits
 from pyro_vae.runs import Run
@@ -192,6 +193,22 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = capsys.readouterr()
     assert "AmortizedNormal" in out
     assert "VAE" not in out
+    assert "There is more" not in out
+    assert main(["list"]) == 0
+    more = "There is more: pyro-vae list optimizers, schedules or activations"
+    assert capsys.readouterr().out.splitlines()[-1] == more
+
+
+def test_names_are_listed_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["list", "guides"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("…" in line for line in lines)
+    narrow = "".join(line[: len(line) // 2].strip() for line in lines)
+    assert "AmortizedMulti" in narrow
+    assert all(len(line) <= 40 for line in lines)
 
 
 BROKEN = """
@@ -236,6 +253,12 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "pyro-vae" in out
     for word in ("evaluate", "traverse", "--particles", "--model.latents", "--weights"):
         assert word.lstrip("-") in out
+    if shell == "bash":
+        for command in ("evaluate", "sample", "reconstruct", "traverse", "encode", "fit", "check"):
+            flags = re.search(rf"_{command}_option_strings=\((.*)\)", out)
+            assert flags is not None
+            for flag in ("--config", "--allow", "--data", "--data.label"):
+                assert flag in flags[1].replace("'", "").split()
 
 
 @pytest.mark.parametrize(
@@ -248,3 +271,15 @@ def test_help_says_what_each_option_is(command: str, capsys: pytest.CaptureFixtu
     out, _ = capsys.readouterr()
     assert out.startswith(f"usage: pyro-vae {command}")
     assert "--json" in out
+    for type_of_parsers in ("PositiveInt", "Seed)", "Optional[", "Literal", "default: null"):
+        assert type_of_parsers not in out
+    unused = ("--epochs", "--patience", "--workers", "--checkpoint-every")
+    assert [flag in out for flag in unused] == [command == "fit"] * 4
+
+
+def test_latents_are_named_as_features_are(loaded: Loaded) -> None:
+    run, data = loaded
+    codes = pyro_vae.encode(run.model, run.guide, data.test["x"])
+    artist = Artist(run, data, "test", ["x"], "cpu", 0)
+    panel = artist.draw_latents({"z": codes["z"][:, :2]}, None).axes[0]
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("z[0]", "z[1]")

@@ -3,6 +3,8 @@ r"""What users do wrong, and the one line that each command says of it."""
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,14 @@ import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.components import build
 
+LEAVES = """
+import sys
+
+class Leaves:
+    def __init__(self, latents):
+        sys.exit(3)
+"""
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,6 +39,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "other").mkdir()
     (place / "other" / "letter.txt").write_text("dear")
     (place / "mine.py").write_text("class Mine:\n    pass\n")
+    (place / "leaves.py").write_text(LEAVES)
+    (place / "few.yaml").write_text("patience: 0\n")
     (place / "broken.yaml").write_text("model: [VAE\n")
     (place / "tag.yaml").write_text("model: !!python/object/apply:os.system [touch marker]\n")
     (place / "keys.yaml").write_text("modle: VAE\n")
@@ -65,19 +77,27 @@ FITTING: dict[str, tuple[str, str]] = {
     "schedule": ("--schedule StepLr", "did you mean StepLR?"),
     "argument": ("--model.latent 3", "got --model.latent; did you mean --model.latents?"),
     "argument of a network": ("--model.decoder mlp --model.decoder.hiden 3", "decoder.hidden?"),
-    "type of an argument": ("--model.latents many", "--model.latents to be int, got 'many'"),
+    "type of an argument": (
+        "--model.latents many",
+        "--model.latents: expected a whole number, got 'many'",
+    ),
     "value of an argument": ("--model.latents 0", "a positive number of features"),
     "data": ("--data digit", "did you mean 'digits'?"),
     "file": ("--data missing.csv", "missing.csv"),
-    "binarization": ("--data.binarization often", "'none' | 'static' | 'dynamic', got 'often'"),
+    "binarization": ("--data.binarization often", "none, static or dynamic, got 'often'"),
     "label": ("--data.label z", "label"),
-    "epochs": ("--epochs 0", "--epochs"),
-    "no number": ("--epochs many", "--epochs"),
+    "epochs": ("--epochs 0", "--epochs: expected a whole number of at least 1, got 0"),
+    "no number": ("--epochs many", "expected a whole number of at least 1, got 'many'"),
+    "no value": ("--epochs", "--epochs: expected a whole number of at least 1, got none"),
+    "value in a file": ("--config few.yaml", "--patience: expected a whole number of at least 1"),
+    "patience": ("--patience 0", "--patience: expected a whole number of at least 1 or null"),
+    "names": ("--inputs y", "--inputs: expected a list of names, such as '[x, y]', got 'y'"),
+    "mapping": ("--guide.sites {z:3}", "got '{z:3}'; write '{z: 3}'"),
     "batch size": ("--batch-size 1.5", "--batch-size"),
     "particles": ("--particles 0", "--particles"),
-    "seed": ("--seed -1", "--seed"),
-    "precision": ("--precision float16", "--precision"),
-    "clip norm": ("--clip-norm -1", "--clip-norm"),
+    "seed": ("--seed -1", "--seed: expected a whole number from 0 to 4294967295, got -1"),
+    "precision": ("--precision float16", "expected float32 or float64, got 'float16'"),
+    "clip norm": ("--clip-norm 0", "--clip-norm: expected a number above 0 or null, got 0"),
     "patience without validation": ("--patience 2 --validation false", "patience"),
     "inputs": ("--inputs [z]", "'z'"),
     "flag": ("--epoch 3", "got --epoch; did you mean --epochs?"),
@@ -96,6 +116,13 @@ FITTING: dict[str, tuple[str, str]] = {
         "--resume --out run --batch-size 7",
         "the batch_size that the run began",
     ),
+    "resumed and deleted": ("--resume --force --out run", "or --force, got both"),
+    "resumed in another precision": (
+        "--resume --out run --precision float64",
+        "run: expected --precision float32, which the run began in, got float64",
+    ),
+    "constructor that exits": ("--model leaves.py:Leaves", "got SystemExit: 3"),
+    "file without a name": ("--model mine.py", "write mine.py:NAME, one of Mine"),
     "file that is not there": ("--model yours.py:Mine", "yours.py"),
     "name in a file": ("--model mine.py:Min", "did you mean Mine?"),
     "package": ("--model os.system", "--allow"),
@@ -123,20 +150,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("sample runs/nowhere", "runs/nowhere"),
     "folder that is no run": ("sample other", "a run's folder, got other, .* no config.yaml"),
     "file that is no run": ("sample images.npz", "a run's folder, got images.npz"),
-    "split": ("evaluate run --split tests", "--split"),
-    "weights": ("evaluate run --weights first", "--weights"),
+    "split": ("evaluate run --split tests", "--split: expected test, validation or train"),
+    "weights": ("evaluate run --weights first", "--weights: expected best, last or null, got"),
     "flag": ("traverse run --step 3", "got --step; did you mean --steps?"),
-    "count": ("sample run --count 0", "--count"),
+    "count": ("sample run --count 0", "--count: expected a whole number of at least 1, got 0"),
     "datum": ("traverse run --datum 99", "datum to be an index from 0 to 7, got 99"),
-    "extent": ("traverse run --extent 0", "--extent"),
+    "extent": ("traverse run --extent 0", "--extent: expected a number above 0, got 0"),
     "data that do not fit": ("encode run --data vectors.npy", "(1, 4, 4)"),
     "missing data": ("encode run --data nowhere.npy", "nowhere.npy"),
     "device": ("encode run --device gpu", "a device that is here"),
     "out": ("sample run --out occupied", "occupied"),
+    "config of a run": ("evaluate --config run/config.yaml", "keys among data, device, json, par"),
+    "flag of list": ("list --jsn", "expected nothing more, got --jsn"),
+    "no shell": ("completion", "got none"),
     "kind": ("list modles", "got 'modles'; did you mean models?"),
-    "shell": ("completion fish", "fish"),
+    "shell": ("completion fish", "expected a shell, one of bash, zsh, tcsh, got 'fish'"),
     "check": ("check --model VAEE", "did you mean VAE?"),
-    "two runs": ("sample run run", "run"),
+    "two runs": ("sample run run", "expected nothing more, got run"),
 }
 
 
@@ -168,7 +198,14 @@ DAMAGES: dict[str, tuple[Callable[[], Any], str]] = {
     "no weights": (lambda: [p.unlink() for p in Path("run").glob("*.safetensors")], "checkpoint"),
     "not weights": (lambda: Path("run/best.safetensors").write_bytes(b"no"), "damaged"),
     "weights of no run": (plain_weights, "format"),
-    "data that are gone": (lambda: Path("images.npz").unlink(), "images.npz"),
+    "data that are gone": (
+        lambda: edit("config.yaml", "images.npz", "gone.npz"),
+        "gone.npz: expected a file, got nothing",
+    ),
+    "data elsewhere": (
+        lambda: edit("config.yaml", "images.npz", "gone.npz"),
+        "name where the run's data are now with --data",
+    ),
     "unsafe class": (
         lambda: edit("config.yaml", "pyro_vae.models.VAE", "subprocess.check_output"),
         "other programs",
@@ -205,10 +242,18 @@ def test_data_given_in_python_must_be_named(capsys: pytest.CaptureFixture[str]) 
     [[*FIT, "--out", "new"], ["sample", "run", "--out", "new"], ["evaluate", "run"]],
     ids=["fit", "sample", "evaluate"],
 )
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize(
+    "code, advice",
+    [
+        (errno.ENOSPC, "free some, or take another disk"),
+        (errno.EACCES, "take a place that you may write to"),
+        (errno.EEXIST, "take another place"),
+    ],
+)
 def test_disks_that_take_nothing(
     words: list[str],
     code: int,
+    advice: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -217,7 +262,7 @@ def test_disks_that_take_nothing(
 
     before = files()
     monkeypatch.setattr(os, "fsync", refuse)
-    assert os.strerror(code) in complaint(capsys, *words)
+    assert f"{os.strerror(code)}; {advice}" in complaint(capsys, *words)
     assert files() == before
 
 
@@ -233,3 +278,39 @@ def test_folders_that_may_not_be_made(
         assert "new" in said
         assert "Permission denied" in said
     assert not Path("new").exists()
+
+
+def test_errors_of_torch_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(capsys, *FIT, "--optimizer", "SparseAdam", "--out", "new")
+    assert "expected parts that work together, got RuntimeError: SparseAdam" in said
+
+
+def test_a_traceback_is_shown_if_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYRO_VAE_TRACEBACK", "1")
+    assert main(["list", "modles"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1].startswith("pyro-vae: error: expected a kind")
+
+
+def test_weights_that_are_not_the_best_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run/best.safetensors").unlink()
+    for flags, said in (
+        ([], "pyro-vae: run: took the last weights, since there is no best.safetensors\n"),
+        (["--weights", "last"], ""),
+    ):
+        assert main(["sample", "run", "--count", "2", *flags]) == 0
+        assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("words, code", [(["--help"], 0), (["list", "models"], 141)])
+def test_a_pipe_that_nobody_reads(words: list[str], code: int) -> None:
+    run_main = "import sys; from pyro_vae.cli import main; sys.exit(main(sys.argv[1:]))"
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", run_main, *words]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (code, "")

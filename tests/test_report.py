@@ -371,6 +371,7 @@ ERRORS: list[tuple[str, Callable[[], object], str]] = [
     ("range of maps", lambda: reconstructions(X[:, 0, 0], X[:, 0, 0], (1, 0)), "in order"),
     ("shapes", lambda: reconstructions(X, X[:1]), r"\(2, 1, 8, 8\), got \(1, 1, 8, 8\)"),
     ("means", lambda: latents(X), r"means with shape \(N, D\), got \(2, 1, 8, 8\)"),
+    ("names", lambda: latents(Z, names=["a"]), "3 names, one of each feature, got .'a'"),
     ("one mean", lambda: latents(Z[:1]), r"at least two data to project, .* \(1, 3\)"),
     ("labels", lambda: latents(Z, torch.zeros(3)), r"each of 2 data, got .*\(3,\)"),
     ("fractions", lambda: latents(Z, torch.full((2,), 0.5)), "whole number for each of 2 data"),

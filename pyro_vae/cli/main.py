@@ -38,12 +38,12 @@ COMMANDS = {
 TRACEBACK = "PYRO_VAE_TRACEBACK"
 
 _ADVICE = {
-    errno.ENOSPC: "free some, or write to another disk with --out",
-    errno.EDQUOT: "free some, or write to another disk with --out",
-    errno.EACCES: "take a place that is yours, as with --out",
-    errno.EROFS: "take a place that can be written to, as with --out",
-    errno.EEXIST: "take another place, as with --out",
-    errno.ENOTDIR: "take another place, as with --out",
+    errno.ENOSPC: "free some, or take another disk",
+    errno.EDQUOT: "free some, or take another disk",
+    errno.EACCES: "take a place that you may write to",
+    errno.EROFS: "take a place that can be written to",
+    errno.EEXIST: "take another place",
+    errno.ENOTDIR: "take another place",
 }
 
 
