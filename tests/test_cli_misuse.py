@@ -89,7 +89,10 @@ FITTING: dict[str, tuple[str, str]] = {
     "epochs": ("--epochs 0", "--epochs: expected a whole number of at least 1, got 0"),
     "no number": ("--epochs many", "expected a whole number of at least 1, got 'many'"),
     "no value": ("--epochs", "--epochs: expected a whole number of at least 1, got none"),
-    "value in a file": ("--config few.yaml", "--patience: expected a whole number of at least 1"),
+    "value in a file": (
+        "--config few.yaml",
+        "--patience: expected a whole number of at least 1 or null, got 0",
+    ),
     "patience": ("--patience 0", "--patience: expected a whole number of at least 1 or null"),
     "names": ("--inputs y", "--inputs: expected a list of names, such as '[x, y]', got 'y'"),
     "mapping": ("--guide.sites {z:3}", "got '{z:3}'; write '{z: 3}'"),
