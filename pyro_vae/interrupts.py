@@ -1,4 +1,4 @@
-r"""Ctrl-C and SIGTERM, put off until there is a good moment."""
+r"""Ctrl-C, SIGTERM and SIGHUP, put off until there is a good moment."""
 
 __all__ = ["Interrupts"]
 
@@ -7,9 +7,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+# a user's Ctrl-C, a system's request to end, a terminal that is closed
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
 
 class Interrupts:
-    r"""Notes SIGINT and SIGTERM instead of obeying them, until :meth:`obey` is called.
+    r"""Notes SIGINT, SIGTERM and SIGHUP instead of obeying them, until :meth:`obey` is called.
 
     The second one acts at once. Handlers are those of before again at the end; where they
     cannot be set (in other threads than the main one), or are ignored, nothing is noted.
@@ -27,7 +32,7 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 # None: a handler that was not set from Python, and could not be restored
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)

@@ -5,7 +5,7 @@ __all__ = ["Callback", "Event", "fit"]
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyro.infer
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.checks import Finding, check, check_rows, require, warn
 from pyro_vae.components import build, describe, files_of
@@ -102,9 +102,9 @@ def fit(
 
     With a folder, a run survives: killed at any moment and begun again with ``resume=True`` and
     the same arguments, it ends with the same weights and figures, bit for bit, on the CPU of one
-    machine with one number of threads. Ctrl-C and SIGTERM finish the step and save a checkpoint,
-    and then do what they do without us; the second one acts at once. State that programs,
-    callbacks or schedules keep outside of tensors is not saved.
+    machine with one number of threads. Ctrl-C, SIGTERM and SIGHUP finish the step and save a
+    checkpoint, and then do what they do without us; the second one acts at once. State that
+    programs, callbacks or schedules keep outside of tensors is not saved.
 
     Arguments:
         model: The generative program.
@@ -163,9 +163,8 @@ def fit(
     objective = build("ELBO", "objective") if objective is None else objective
     optimizer = build(_ADAM, "optimizer") if optimizer is None else optimizer
     config = _config(dict(locals()))  # of all arguments
-    folder = None
-    if run_dir is not None:
-        folder = RunFolder(run_dir, resume=resume, overwrite=overwrite, every=checkpoint_every)
+    if run_dir is not None:  # before anything is loaded
+        RunFolder.check(Path(run_dir), resume or overwrite)
     place = find_device(device)
     dataset = _loaded(data, inputs).to(place)
     for program in (model, guide):
@@ -193,19 +192,25 @@ def fit(
         patience=patience,
         tell=partial(_tell, callbacks, model, guide),
     )
-    # plain functions make their tensors where they are told to
-    with unchanged(), nullcontext() if place.type == "cpu" else place:
+    with ExitStack() as stack:
+        folder = None
+        if run_dir is not None:
+            folder = RunFolder(run_dir, resume=resume, overwrite=overwrite, every=checkpoint_every)
+            stack.enter_context(folder)
+        stack.enter_context(unchanged())
+        if place.type != "cpu":  # plain functions make their tensors where they are told to
+            stack.enter_context(place)
         known = set(svi.tensors())
         batch = _prepare(trainer, schedule, schedule_interval)
         work = batch_size * sum(parameter.numel() for parameter in svi.pair.parameters.values())
-        with _threads(1 if work < _SMALL else torch.get_num_threads()):
-            if folder is not None:
-                lazy = not set(svi.tensors()) <= known
-                _begin(folder, trainer, config, batch, lazy)
-            interrupts = trainer.run(epochs, folder, progress)
+        stack.enter_context(_threads(1 if work < _SMALL else torch.get_num_threads()))
+        if folder is not None:
+            lazy = not set(svi.tensors()) <= known
+            _begin(folder, trainer, config, batch, lazy)
+        interrupts = trainer.run(epochs, folder, progress)
     interrupts.obey()
     which: Which = "best" if trainer.use_best() else "last"
-    path = None if folder is None else folder.path
+    path = None if run_dir is None else Path(run_dir)
     return Run(model, guide, trainer.history, path, config, which)
 
 
@@ -233,6 +238,8 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"expected an interval of 'epoch' or 'step', got {got}")
     if given["run_dir"] is None and (given["resume"] or given["overwrite"]):
         raise ValueError("expected run_dir, the folder of a run, with resume or overwrite")
+    if given["resume"] and given["overwrite"]:
+        raise ValueError("expected either resume or overwrite (--resume or --force), got both")
     data = given["data"]
     if isinstance(data, str | os.PathLike):
         data = {"class_path": "pyro_vae.data.load", "init_args": {"source": os.fspath(data)}}
@@ -274,6 +281,11 @@ def _prepare(
                 "expected schedule to make a torch.optim.lr_scheduler of an optimiser, as "
                 "functools.partial(ExponentialLR, gamma=0.99) does, got one that makes "
                 f"{type(made).__name__}"
+            )
+        if isinstance(made, ReduceLROnPlateau) and interval == "step":
+            raise ValueError(
+                "expected ReduceLROnPlateau to go on after each epoch, when there is a bound to "
+                "look at, got schedule_interval='step'"
             )
         trainer.schedule, trainer.by_step = made, interval == "step"
     return batch
@@ -328,7 +340,11 @@ def _begin(
     same = ("objective", "optimizer", "schedule", "inputs", "precision", *_FIXED)
     kept = {
         "programs": programs_of(config),
-        "setting": {name: config[name] for name in same} | {"data": data.fingerprint},
+        "setting": {
+            **{name: config[name] for name in same},
+            "kind of device": trainer.device.type,
+            "data": data.fingerprint,
+        },
         "epochs": config["epochs"],
         "example": None,
     }
@@ -342,6 +358,7 @@ def _begin(
         trainer.load_state_dict(state)
         # a callback's end holds until more epochs are asked for
         trainer.ended = trainer.ended and config["epochs"] <= state["epochs"]
+        config = {**config, "epochs": max(config["epochs"], trainer.epoch)}
     note = {**environment(trainer.device, trainer.seed), "data": data.record}
     folder.begin(config, note, kept)
 
@@ -351,11 +368,16 @@ def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) 
     had = {"model and guide": found["programs"], **found["setting"]}
     now = {"model and guide": expected["programs"], **expected["setting"]}
     for name, value in had.items():
-        if json.dumps(value) != json.dumps(now.get(name)):
+        if _plain(value) != _plain(now.get(name)):
             raise ValueError(
                 f"{path}: expected the {name} that the run began with, {value}, got "
                 f"{now.get(name)}; give the same, or begin another run"
             )
+
+
+def _plain(value: Any) -> Any:
+    r"""A value as a file would give it back."""
+    return json.loads(json.dumps(value))
 
 
 def _tell(callbacks: Sequence[Callback], model: Program, guide: Program, row: Row) -> bool:

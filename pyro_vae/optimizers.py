@@ -10,7 +10,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam
 
 Named = Sequence[tuple[str, Tensor]]
 OptimizerLike = Callable[[Any], Optimizer] | PyroOptim
@@ -28,7 +28,7 @@ def make_optimizer(optim: OptimizerLike, named: Named) -> Optimizer:
 
     Raises:
         TypeError: If ``optim`` is none of these, does not return an optimiser, or returns one
-            whose step needs a closure.
+            whose step needs a closure or sparse gradients.
     """
     optimizer: Any = None
     if isinstance(optim, PyroOptim):
@@ -46,6 +46,11 @@ def make_optimizer(optim: OptimizerLike, named: Named) -> Optimizer:
             f"expected an optimiser that steps from gradients, got {type(optimizer).__name__}, "
             "which needs a closure to evaluate the loss again: use a first-order one, such as "
             "torch.optim.Adam"
+        )
+    if isinstance(optimizer, SparseAdam):
+        raise TypeError(
+            "expected an optimiser for dense gradients, which bounds have, got "
+            f"{type(optimizer).__name__}: use torch.optim.Adam"
         )
     _fuse(optimizer)
     return optimizer

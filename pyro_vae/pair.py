@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae.draws import Draw
-from pyro_vae.layout import Layout, inspect
+from pyro_vae.layout import Layout, inspect, sample_sites
 from pyro_vae.programs import (
     Program,
     free_tensors,
@@ -133,6 +133,9 @@ class Pair:
         layout = inspect(self.model, self.guide, args, kwargs, self.data_plate)
         with unchanged(self.model, self.guide), torch.no_grad(), poutine.block():
             drawn = poutine.trace(self.guide).get_trace(*args, **kwargs)
+            for site in sample_sites(drawn).values():
+                # a point of Delta is a view of the guide's parameter, which is not the model's
+                site["value"] = site["value"].detach().clone()
             used = free_tensors(poutine.replay(self.model, trace=drawn), *args, **kwargs)
             used_by_guide = free_tensors(self.guide, *args, **kwargs)
         model = named_parameters(self.model, used, self._named("model."))

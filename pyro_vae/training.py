@@ -5,12 +5,14 @@ __all__ = ["Trainer"]
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pyro_vae.checks import check, require
 from pyro_vae.data import Data, Fields
 from pyro_vae.evaluation import evaluate
 from pyro_vae.interrupts import Interrupts
@@ -125,14 +127,7 @@ class Trainer:
         ]
         self.begin = state["generator"]
         if self.schedule is not None:
-            kept = vars(self.schedule)
-            # of some a part is a kind of dict, as the milestones of MultiStepLR
-            self.schedule.load_state_dict(
-                {
-                    name: type(kept[name])(value) if isinstance(kept.get(name), dict) else value
-                    for name, value in state["schedule"].items()
-                }
-            )
+            self.schedule.load_state_dict(state["schedule"])
         set_random_state(state["random"])
 
     def args(self, batch: Fields) -> tuple[Tensor, ...]:
@@ -158,7 +153,7 @@ class Trainer:
         loss = None
         for batch in self._batches():
             args = self.args(batch)
-            loss, metrics = self.svi.step_with_metrics(*args)
+            loss, metrics = self._step(args)
             self.step, self.position = self.step + 1, self.position + 1
             if progress.step(metrics, self.data.log_jacobian):
                 self.svi.check_finite(loss, args, {})
@@ -169,6 +164,19 @@ class Trainer:
             yield
         if loss is not None:
             self.svi.check_finite(loss, args, {})
+
+    def _step(self, args: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Takes a step; what stops a program is explained as before training."""
+        try:
+            return self.svi.step_with_metrics(*args)
+        except (RuntimeError, ValueError) as error:
+            if "found invalid values" not in str(error):
+                raise
+            pair = self.svi.pair
+            found = check(pair.model, pair.guide, *args, data_plate=pair.data_plate)
+            advice = f"lower the learning rate or clip gradients (step {self.step + 1}); else "
+            require(replace(finding, advice=advice + finding.advice) for finding in found)
+            raise
 
     def _batches(self) -> Iterator[Fields]:
         self.generator.set_state(self.begin)

@@ -219,7 +219,7 @@ BROKEN: dict[str, tuple[Callable[[], Pair], str | None, str]] = {
     "misnamed latent": (
         lambda: (Model(), Guide(name="Z"), batch()),
         "z",
-        r"got 'Z', which the model lacks: did you mean 'z'\?",
+        r"got 'Z', which the model lacks: the guide draws 'Z': give the two the same name",
     ),
     "latent that the guide lacks": (
         lambda: (two_latents, amortised, batch()),

@@ -48,6 +48,19 @@ def constant(x: Tensor) -> None:
         pyro.sample("event", dist.Bernoulli(0.3), obs=x.new_ones(()))
 
 
+def rows_like_features(x: Tensor) -> None:
+    r"""A plate that happens to have as many elements as the batch."""
+    with pyro.plate("factors", N, dim=-1):
+        w = pyro.sample("w", dist.Normal(x.new_zeros(F), 1.0).to_event(1))
+    with pyro.plate("data", x.shape[0], dim=-1):
+        pyro.sample("x", dist.Normal(w.sum(0), 1.0).to_event(1), obs=x)
+
+
+def factors(x: Tensor) -> None:
+    with pyro.plate("factors", N, dim=-1):
+        pyro.sample("w", dist.Normal(x.new_zeros(F), 1.0).to_event(1))
+
+
 def labelled(x: Tensor, *, y: Tensor) -> None:
     sound(x)
     with pyro.plate("labels", x.shape[0], dim=-1):
@@ -250,6 +263,7 @@ def of_labels() -> Pair:
 SOUND: dict[str, tuple[Callable[[], Pair], Any]] = {
     "sequential plate": (lambda: (sequential, amortised, batch()), ELBO(particles=2)),
     "rows drawn": (lambda: (draws_its_rows, draws_its_rows_too, batch()), ELBO()),
+    "as many factors as rows": (lambda: (rows_like_features, factors, batch()), None),
     "constant observed": (lambda: (constant, amortised, batch()), ELBO(particles=2)),
     "factor in two plates": (lambda: (spread_factor, amortised, batch()), ELBO(particles=2)),
     "factors in place of data": (lambda: (only_factor, amortised, batch()), ELBO()),

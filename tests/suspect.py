@@ -63,6 +63,16 @@ class InList(Guide):
         return self.networks[0](x)
 
 
+class InTraining(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(D, F)
+
+    def forward(self, z: Tensor) -> Tensor:
+        if not self.training:
+            raise RuntimeError("not in eval")
+        return super().forward(z)
+
+
 class RawList(PyroModule):
     def __init__(self) -> None:
         super().__init__()
@@ -334,6 +344,20 @@ SUSPECT: dict[str, Row] = {
     "flattened, one particle": (flattened, ELBO(), None, PARTICLES),
     "convolution, one particle": (convolution_of_rows, ELBO(), None, PARTICLES),
     "batch norm, one particle": (batch_norm, Trace_ELBO(), None, PARTICLES),
+    "batch norm that mixes data": (batch_norm, ELBO(), None, "depends on the others in its batch"),
+    "not in eval mode": (
+        lambda: (Model(decoder=InTraining()), Guide(), batch()),
+        ELBO(),
+        None,
+        r"model to run in eval mode too, as in training, got RuntimeError: not in eval: estimates",
+    ),
+    "plate of the batch's size": (
+        lambda: (Model(size=N), Guide(size=N), batch()),
+        None,
+        "data",
+        r"plate 'data' to have the size of the batch, got 7 in a batch of 7 and in one of 6: write "
+        r"pyro.plate\('data', x.shape\[0\]\), or .*\(the model, .*broken.py",
+    ),
     "mixed up, one particle": (
         lambda: (Model(decoder=Mixing()), Guide(), batch()),
         ELBO(),

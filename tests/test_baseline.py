@@ -37,6 +37,11 @@ BASELINES: dict[str, tuple[Any, Tensor, Callable[[np.ndarray, np.ndarray], np.nd
         torch.arange(17.0)[:, None] * torch.tensor([1.0, 0.0]),
         lambda a, b: stats.binom.logpmf(b, 16, smoothed(a, 16) / 16),
     ),
+    "numbers": (
+        Poisson(),
+        torch.tensor([0.0, 3.0, 5.0]),
+        lambda a, b: stats.poisson.logpmf(b, (a.sum() + 0.5) / len(a))[:, None],
+    ),
     "poisson": (
         Poisson(),
         torch.tensor([[0.0, 3.0], [0.0, 9.0], [0.0, 1.0]]),

@@ -30,7 +30,7 @@ from sound import SOUND, improper, labelled, point
 from spoiled import SPOILED, nan_weights
 from suspect import SUSPECT
 from torch import Tensor
-from zoo import ZOO, D, F, N, Pair, binary, local_and_global
+from zoo import ZOO, D, F, N, Pair, binary, local_and_global, standard
 
 from pyro_vae import SVI
 from pyro_vae.checks import Finding, check, render, require, warn
@@ -323,6 +323,76 @@ def test_modes_are_what_they_were(training: bool) -> None:
     check(model, guide, *batch, objective=ELBO())
 
     assert [module.training for module in model.modules()] == before
+
+
+def wide_prior(x: Tensor) -> dist.TorchDistribution:
+    return dist.Normal(torch.zeros(D, dtype=torch.float64), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_prior_of_another_precision_is_found_before_it_generates(learned: bool) -> None:
+    torch.set_default_dtype(torch.float32)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", wide_prior(x))
+            pyro.sample("x", dist.Normal(z.new_zeros(len(x), F), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(x[:, :D], 1.0).to_event(1))
+
+    programs: Any = (Model(wide_prior), Guide()) if learned else (model, guide)
+    (finding,) = check(*programs, *batch())
+
+    home = "parameters" if learned else "data"
+    said = f"a prior of torch.float32, as the {home} are, got loc of torch.float64, in which"
+    assert (finding.site, finding.severity) == ("z", "warning")
+    assert said in finding.message
+    assert check(Model(), Guide(), *batch()) == []
+
+
+def test_the_precision_of_a_prior_over_integers_does_not_matter() -> None:
+    torch.set_default_dtype(torch.float32)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            c = pyro.sample("c", dist.Categorical(torch.ones(3, dtype=torch.float64)))
+            pyro.sample("x", dist.Normal(c[..., None].expand(len(x), F), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("c", dist.Categorical(logits=x[:, :3]))
+
+    assert check(model, guide, *batch()) == []
+
+
+def reconstructing(x: Tensor) -> None:
+    with pyro.plate("data", N, dim=-1):
+        pyro.sample("z", standard(x, D))
+        pyro.sample("x", dist.Normal(x, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(
+    "size, severities",
+    [(N, []), (None, ["warning"]), (3 * N, ["warning"]), (3 * N + 1, ["error"])],
+)
+@pytest.mark.parametrize("fixed", ["model", "guide", "both", "guided", "silent"])
+def test_a_plate_of_the_size_of_a_batch_must_fit_the_last_one(
+    fixed: str, size: int | None, severities: list[str]
+) -> None:
+    model: Any = Model(size=N if fixed in ("model", "both") else None)
+    guide = Guide(size=N) if fixed in ("guide", "both") else Guide()
+    if fixed == "guided":  # where no data are reached
+        model, guide = reconstructing, Guide(size=N)
+    if fixed == "silent":
+        guide = Guide(lambda h: standard(h, D), size=N)
+        guide.encoder.requires_grad_(False)  # of which nothing is computed
+
+    found = check(model, guide, *batch(), data_size=size)
+
+    assert [finding.severity for finding in found if finding.site == "data"] == severities
+    assert all("got 7 in a batch of 7 and in one of 6" in finding.message for finding in found)
 
 
 def test_an_event_may_hold_all_the_data_but_not_a_batch() -> None:

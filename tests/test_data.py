@@ -100,6 +100,13 @@ def test_sources_in_memory_give_the_same_rows(name: str) -> None:
     torch.testing.assert_close(data.train, {"x": X, "y": Y})
 
 
+def test_a_mapping_of_splits_is_taken_as_such() -> None:
+    data = load({"train": (X, Y), "val": {"x": X[:2], "y": Y[:2]}, "test": Pairs(X[:3], Y[:3])})
+
+    for fields, rows in ((data.train, 8), (data.validation, 2), (data.test, 3)):
+        torch.testing.assert_close(fields, {"x": X[:rows], "y": Y[:rows]})
+
+
 def test_a_single_tensor_has_no_labels() -> None:
     assert list(load(X).train) == ["x"]
     assert list(load(TensorDataset(X)).train) == ["x"]

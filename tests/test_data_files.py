@@ -196,6 +196,12 @@ def test_csv_of_words_or_bits_is_binary(tmp_path: Path) -> None:
     assert words.restore(words.train["x"]).tolist() == [[1, 0], [0, 1], [1, 1]]
 
 
+def test_csv_levels_may_look_like_numbers_among_words(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'a\n"1,5"\ntwo\n"1,5"\n')
+
+    assert whole(path).columns.levels == {"a": ("1,5", "two")}  # type: ignore[union-attr]
+
+
 def test_csv_labels_are_sorted_as_numbers(tmp_path: Path) -> None:
     data = whole(write(tmp_path / "a.csv", "x,k\n.5,10\n.6,9\n.7,10\n.8,-2\n"), label="k")
 
@@ -226,7 +232,8 @@ def test_absent_files_name_the_folders_and_what_to_do(
     assert str(tmp_path / "a") in text
     assert str(tmp_path / "b" / "pyro_vae") in text
     assert "PYRO_VAE_DATA" in text
-    assert ("download=True" in text) == (source != "static-mnist")
+    assert ("download=True (--data.download)" in text) == (source != "static-mnist")
+    assert "root= (--data.root)" in text
 
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         load(source, root=tmp_path / "elsewhere")
@@ -418,6 +425,32 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         {},
         "tensor: expected real numbers, got torch.comp",
     ),
+    "masked": (
+        lambda _: np.ma.masked_greater(X, 1.0),
+        {},
+        r"maskedarray: .* without a mask, .* got \d+ masked; fill them in by .filled\(…\)",
+    ),
+    "sparse": (
+        lambda _: torch.eye(30).to_sparse(),
+        {},
+        r"tensor: expected a dense tensor in memory, got layout torch.sparse_coo; .*\.to_dense\(\)",
+    ),
+    "meta": (lambda _: torch.empty(3, 2, device="meta"), {}, "in memory, got one without values"),
+    "split twice": (
+        lambda _: {"train": X, "val": X, "valid": X},
+        {},
+        "dict: expected each split once, got train, val, valid",
+    ),
+    "split of shapes": (
+        lambda _: {"train": X, "test": X[:, :2]},
+        {},
+        r"dict: expected rows of shape \(4,\) in test, as in train, got \(2,\)",
+    ),
+    "address": (
+        lambda _: "https://a.org/b.npy",
+        {},
+        "or a path, got the address https://a.org/b.npy; download it first",
+    ),
     "no dimension": (lambda _: np.array(1.0), {}, r"event_shape\), got a single number"),
     "no rows": (lambda path: npy(path, X[:0]), {}, r"a.npy: train: .* got shape \(0, 4\), empty"),
     "no features": (lambda _: X[:, :0], {}, r"train: .* got shape \(30, 0\), empty"),
@@ -564,8 +597,24 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "csv identifier": (
         table("a,b\n1,Ann\n2,Bob\n3,Eve\n"),
         {},
-        "a.csv: column 'b': .* a few levels, got another word in each row",
+        "a.csv: column 'b': .* a few levels, got 3 words in 3 rows, the first 'Ann'; write numbers",
     ),
+    "csv words that mostly differ": (
+        table("a\n" + "".join(f"w{row}\n" for row in (*range(11), *range(10)))),
+        {},
+        "a.csv: column 'a': .* got 11 words in 21 rows, the first 'w0'; .* decimal points",
+    ),
+    "csv decimal commas": (
+        table("a;b\n" + "1;-0,132\n2;1.000,5e3\n1;7\n" * 10),
+        {},
+        "a.csv: column 'b': expected decimal points, got '-0,132' in row 2; write numbers such",
+    ),
+    "csv decimal commas, no header": (
+        table("".join(f"{row % 2},{row};-0,{row}\n" for row in range(100, 130))),
+        {},
+        "a.csv: column '2': .* got 30 words in 30 rows, the first '100;-0'; .* decimal points",
+    ),
+    "csv thousands": (table('a\n"1,234"\n"7,001"\n'), {}, "got '1,234' .* of thousands"),
     "csv levels": (
         table("a\n" + "".join(f"w{row}\n" for row in range(1001)) * 2),
         {},
@@ -637,6 +686,28 @@ def test_numbers_that_the_default_type_does_not_hold_are_refused(tmp_path: Path)
     torch.set_default_dtype(torch.float32)
     with pytest.raises(ValueError, match=r"a.npy: train 'x': expected .* torch.float32 holds, got"):
         load(path)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "images"])
+def test_files_without_permission_are_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = npy(tmp_path, X) if name == "a.npy" else npz(tmp_path, x=X)
+    path = named(tmp_path, name, b"1,2") if name == "a.csv" else path
+    if name == "images":
+        path = named(tmp_path, "a.png", b"1")
+        (tmp_path / name).mkdir()
+        path = path.rename(tmp_path / name / "a.png")
+
+    def refuse(file: Any, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+
+    with pytest.raises(PermissionError, match=f"Permission denied: '{path}'"):
+        load(tmp_path / name)
 
 
 @pytest.mark.parametrize("source", [3, None, [[1.0, 2.0]], object()])

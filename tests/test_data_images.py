@@ -411,6 +411,8 @@ def test_the_rest_of_a_set_is_drawn_and_scaled(
 
     assert repr(data) == "Data('svhn', 3/3/4 rows of shape (3, 4, 4), Binomial)"
     assert data.record["size"] == 4
+    with pytest.raises(ValueError, match=r"svhn: train: expected a size of at most 16 times"):
+        load("svhn", root=tmp_path, size=100_000)
 
 
 def planted(path: Path) -> type:
@@ -469,7 +471,10 @@ def test_sets_are_fetched_only_when_asked(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets.SVHN, "download", fetch)
     monkeypatch.setenv("PYRO_VAE_DATA", str(tmp_path / "mine"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError, match=r"svhn: expected train_32x32.mat, .*download=True"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"svhn: expected train_32x32.mat, .*download=True \(--data.download\)",
+    ):
         load("svhn")
     assert fetched == []
     with pytest.raises(FileNotFoundError, match=r"svhn: the download into .* failed: no network"):
@@ -599,7 +604,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "sizes": (
         lambda p: png(p / "b.png", TRAIN[1, :5]),
         {},
-        r"expected images of one size, got \(8, 8\) in a.png and \(5, 8\) in b.png; give size=32",
+        r"one size, got \(8, 8\) in a.png and \(5, 8\) in b.png; give size=32 \(--data.size 32\)",
     ),
     "no images": (lambda p: (p / "a.png").unlink(), {}, "expected images, got none"),
     "loose": (lambda p: png(p / "dog" / "b.png", TRAIN[1]), {}, "got also a.png"),
@@ -617,6 +622,17 @@ WRONG: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         lambda p: None,
         {"size": 0},
         "expected size to be a whole number of at least 1, got 0",
+    ),
+    "enlarged": (
+        lambda p: None,
+        {"size": 100_000},
+        r"a.png: expected a size of at most 16 times .*, got size 100000 for an image of 8 x 8; gi",
+    ),
+    "slightly more than 16 times": (lambda p: None, {"size": 129}, "size of at most 16 times"),
+    "long": (
+        lambda p: png(p / "a.png", np.zeros((2, 150_000), np.uint8)),
+        {"size": 30},
+        r"a.png: expected .* and 67108864 numbers an image, got size 30 for an image of 150000 x 2",
     ),
     "size of words": (lambda p: None, {"size": "3"}, "expected size .* got '3'"),
     "label": (lambda p: None, {"label": "y"}, "folders: the option 'label' means nothing"),

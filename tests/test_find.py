@@ -245,3 +245,9 @@ def test_files_that_are_not_imported(
         find(name, "model", allow=["bad.py", "absent.py"])
     assert not imported()
     assert set(sys.modules) == before or source == ""
+
+
+def test_a_package_that_is_allowed_allows_no_other_of_its_beginning() -> None:
+    with pytest.raises(ValueError, match="minepackaged"):
+        find("minepackaged.Mine", "model", allow=["minepackage"])
+    assert not imported()

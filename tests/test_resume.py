@@ -80,6 +80,11 @@ def adam(**options: Any) -> Any:
     return partial(torch.optim.Adam, lr=0.02, **options)
 
 
+def sequence(optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
+    parts = lr_scheduler.LinearLR(optimizer), lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    return lr_scheduler.SequentialLR(optimizer, list(parts), [2])
+
+
 CASES: dict[str, Callable[..., Run]] = {
     "vae": images,
     "functions": functions,
@@ -97,6 +102,8 @@ CASES: dict[str, Callable[..., Run]] = {
         schedule_interval="step",
         clip_norm=1.0,
     ),
+    "a schedule of schedules": partial(images, schedule=sequence),
+    "points": partial(zoo, "auto_delta", batch_size=50),
     "plateau": partial(
         images, optimizer=adam(), schedule=partial(lr_scheduler.ReduceLROnPlateau, patience=0)
     ),
@@ -155,7 +162,9 @@ def pyro_events(folder: Path) -> Any:
 
 
 # within an epoch and at its end; where it costs little also first and last
-STOPS = [(name, stop) for name in CASES for stop in (2, 3 if name == "autoguide" else 4)]
+STOPS = [
+    (name, stop) for name in CASES for stop in (2, 3 if name in ("autoguide", "points") else 4)
+]
 STOPS += [(name, stop) for name in ("vae", "functions", "patience") for stop in (1, 3, 9)]
 
 
@@ -244,9 +253,12 @@ def test_a_run_goes_on_only_with_its_programs(tmp_path: Path) -> None:
 # signals
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         assert signal.getsignal(number) is handler
@@ -272,19 +284,20 @@ def test_ctrl_c_finishes_the_step_and_saves(
 
 
 @pytest.mark.usefixtures("handlers")
-def test_sigterm_gets_to_the_handler_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gets_to_the_handler_of_before(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    before = signal.signal(number, lambda number, frame: got.append(number))
     try:
-        act = partial(os.kill, os.getpid(), signal.SIGTERM)
+        act = partial(os.kill, os.getpid(), number)
         with monkeypatch.context() as patch:
             patch.setattr(SVI, "step_with_metrics", before_step(4, act))
             run = seeded(images, run_dir=tmp_path)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert got == [signal.SIGTERM]
+        signal.signal(number, before)
+    assert got == [number]
     assert len(run.history) == 1  # a handler that returns ends training, no more
     assert Checkpoint.read(tmp_path / "last.safetensors").state["step"] == 4
 

@@ -199,10 +199,17 @@ def test_what_is_no_optimizer(optim: Any) -> None:
         SVI(model, guide, optim).step(x)
 
 
-def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
+@pytest.mark.parametrize(
+    "optim, match",
+    [
+        (torch.optim.LBFGS, r"LBFGS, which needs a closure .* first-order"),
+        (torch.optim.SparseAdam, r"for dense gradients, .* got SparseAdam: use torch.optim.Adam"),
+    ],
+)
+def test_an_optimizer_that_needs_what_a_step_lacks_is_refused(optim: Any, match: str) -> None:
     model, guide, x = pair()
-    with pytest.raises(TypeError, match=r"LBFGS, which needs a closure .* first-order"):
-        SVI(model, guide, torch.optim.LBFGS).step(x)
+    with pytest.raises(TypeError, match=match):
+        SVI(model, guide, optim).step(x)
 
 
 def test_reduction_and_size_scale_the_loss() -> None:

@@ -13,8 +13,10 @@ from torch.optim import lr_scheduler
 
 from pyro_vae import SVI, fit
 from pyro_vae.data import Data
+from pyro_vae.guides import AmortizedNormal
 from pyro_vae.likelihoods import Normal
 from pyro_vae.loop import Event
+from pyro_vae.models import VAE
 
 RATE, ROWS = 0.125, 8
 quiet = partial(
@@ -171,6 +173,11 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "expected an interval of 'epoch' or 'step', got 'batch'",
     ),
+    "plateau": (
+        {"schedule": lr_scheduler.ReduceLROnPlateau, "schedule_interval": "step"},
+        ValueError,
+        "expected ReduceLROnPlateau to go on after each epoch",
+    ),
     "schedule": ({"schedule": lambda optimizer: 3}, TypeError, "got one that makes int"),
 }
 
@@ -182,3 +189,12 @@ def test_errors(name: str) -> None:
     with pytest.raises(kind, match=match):
         quiet(model, nothing, rows(1.0), epochs=1, **options)
     assert model.loc.item() == 0.0
+
+
+def test_what_diverges_is_explained() -> None:
+    x = (torch.rand(20, 3) < 0.5).double()
+    model, guide = VAE((3,), 2), AmortizedNormal((3,), {"z": 2})
+    match = r"loc of Normal .* lower the learning rate or clip gradients \(step 2\)"
+    with pytest.raises(ValueError, match=match) as caught:
+        quiet(model, guide, x, epochs=9, optimizer=partial(torch.optim.Adam, lr=1e300))
+    assert "Trace Shapes" not in str(caught.value)

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from pyro import distributions as dist
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pyro_vae.checks.finding import Finding
+from pyro_vae.checks.finding import Finding, Severity
+from pyro_vae.checks.plates import check_sizes
 from pyro_vae.checks.trial import Trial, quiet, run
 from pyro_vae.layout import Site, frames, latent_sites, sample_sites
-from pyro_vae.programs import Program, modules
+from pyro_vae.programs import Program, modules, owner
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -27,9 +29,9 @@ def rows_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 def check_growth(
     model: Trial, guide: Trial, programs: tuple[Program, Program], batch: Batch, size: int | None
 ) -> Iterator[Finding]:
-    r"""Finds sites whose event grows with the batch.
+    r"""Finds sites whose event grows with the batch, and plates that do not.
 
-    Outside the data plate an event may, if each batch is all the data.
+    Outside the data plate an event may, if each batch is all the data; then plates need not.
 
     Arguments:
         model: A run of the model.
@@ -51,6 +53,10 @@ def check_growth(
             asked = inside or (size is not None and size > rows and _has_plate(model, rows))
             if asked and name in fewer and _grew(site, fewer[name]):
                 yield trial.finding(name, *_grown(site, fewer[name], rows, inside))
+    # an autoguide is made for one number of rows
+    if size != rows and not isinstance(owner(programs[1]), AutoGuide):
+        least: Severity = "warning" if size is None or size % rows == 0 else "error"
+        yield from check_sizes((model, guide), (p, q), rows, least)
 
 
 def _grew(site: Site, fewer: Site) -> bool:

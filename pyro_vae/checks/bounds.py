@@ -10,7 +10,7 @@ import pyro.infer
 import torch
 
 from pyro_vae.checks.finding import Finding
-from pyro_vae.checks.particles import LEFT, PARTICLES_ADVICE
+from pyro_vae.checks.particles import LEFT, particles_advice
 from pyro_vae.checks.trial import Trial, explain, failure
 from pyro_vae.layout import latent_sites
 from pyro_vae.objectives import Objective
@@ -106,7 +106,7 @@ def _check_ours(
         draw = pair.draw(args, kwargs, particles, data_size)
         draw.log_weights  # noqa: B018 (lazy)
     except Exception as error:
-        yield _finding(error, "programs", trials, PARTICLES_ADVICE.format(particles))
+        yield _finding(error, "programs", trials, particles_advice(particles, pair))
         return
     try:
         value = objective(draw).value
@@ -138,7 +138,7 @@ def _check_pyro(
     except Exception as error:
         # what the objective lacks is none of the programs' business
         mend = many(objective) and not isinstance(error, NotImplementedError)
-        advice = PARTICLES_ADVICE.format(objective.num_particles) if mend else ""
+        advice = particles_advice(objective.num_particles, pair) if mend else ""
         yield _finding(error, "objective", trials, advice)
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae.checks.batches import check_attention, check_growth
 from pyro_vae.checks.bounds import check_kind, check_objective, many
+from pyro_vae.checks.dtypes import check_dtypes
 from pyro_vae.checks.finding import Finding, Severity
 from pyro_vae.checks.graph import leaves
 from pyro_vae.checks.names import check_names
@@ -131,6 +132,7 @@ def _suspicions(
 
     (p, q), (model, guide) = trials, (pair.model, pair.guide)
     yield from check_gradients(model, guide, runs, total)
+    yield from check_dtypes(p, (model, guide), batch)
     yield from check_scales(p, q)
     yield from check_attention(q, guide, batch, set(leaves([total()])))
     found = [

@@ -33,7 +33,7 @@ def _lacks(name: str, near: str | None, drawn: Iterable[str]) -> tuple[str, str]
     if near:
         return (
             f"{expected}{near!r}, which the model lacks",
-            f"did you mean {name!r}? give the two the same name",
+            f"the guide draws {near!r}: give the two the same name",
         )
     return (
         f"{expected}{sorted(drawn) or 'no latent'}",

@@ -1,6 +1,6 @@
 r"""Networks that mix particles up."""
 
-__all__ = ["LEFT", "PARTICLES_ADVICE", "check_particles"]
+__all__ = ["LEFT", "check_particles", "particles_advice"]
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,18 +9,31 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_vae.checks.finding import Finding, Severity
 from pyro_vae.checks.trial import Trial, explain, quiet
 from pyro_vae.draws import Draw
 from pyro_vae.layout import sample_sites
 from pyro_vae.pair import Pair
+from pyro_vae.programs import modules
 
 LEFT = (
     "every value drawn has {} more on the left, as in (K, N, *): let networks count dimensions "
     "from the right, as by x.flatten(-2), torch.cat(…, dim=-1), x.reshape(*z.shape[:-1], -1)"
 )
-PARTICLES_ADVICE = "one particle works, but with {} " + LEFT.format("a dimension") + "; or use one"
+_ADVICE = "one particle works, but with {} " + LEFT.format("a dimension") + "; or use one"
+_BATCH_NORM = (
+    "; batch normalisation takes its statistics over particles and data, so that in training the "
+    "density of a datum depends on the others in its batch: nn.LayerNorm does not"
+)
+
+
+def particles_advice(count: int, pair: Pair) -> str:
+    r"""What programs must do to run with several particles at once."""
+    tops = [top for p in (pair.model, pair.guide) for top in modules(p).values()]
+    normalised = any(isinstance(module, _BatchNorm) for top in tops for module in top.modules())
+    return _ADVICE.format(count) + (_BATCH_NORM if normalised else "")
 
 
 def check_particles(
@@ -51,7 +64,7 @@ def check_particles(
             many = Draw(pair.model, pair.guide, args, kwargs, layout, count, data_size)
             many.log_weights  # noqa: B018 (lazy)
         except Exception as error:
-            finding = explain(error, "programs", PARTICLES_ADVICE.format(count))
+            finding = explain(error, "programs", particles_advice(count, pair))
             yield Finding(
                 finding.site, severity, finding.message, finding.advice, None, finding.line
             )
@@ -60,18 +73,20 @@ def check_particles(
             alone = _alone(pair, many, k, args, kwargs, trials[1], data_size)
             name = None if alone is None else _different(many, alone, k)
             if name is not None:
-                yield _mixed(name, trials, severity, count)
+                yield _mixed(name, trials, severity, count, particles_advice(count, pair))
                 return
 
 
-def _mixed(name: str, trials: tuple[Trial, Trial], severity: Severity, count: int) -> Finding:
+def _mixed(
+    name: str, trials: tuple[Trial, Trial], severity: Severity, count: int, advice: str
+) -> Finding:
     program, _, site = name.partition(" ")
     trial = trials[program == "guide"]
     return trial.finding(
         site,
         f"expected {count} particles to have the densities that each has alone, got others: a "
         "network mixes particles up with data or features",
-        PARTICLES_ADVICE.format(count),
+        advice,
         severity,
     )
 

@@ -1,6 +1,6 @@
 r"""Plates that differ between the programs, or meet one another."""
 
-__all__ = ["check_plates", "exchanged", "explain_plates", "in_words", "swapped"]
+__all__ = ["check_plates", "check_sizes", "exchanged", "explain_plates", "in_words", "swapped"]
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from typing import Any
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 
-from pyro_vae.checks.finding import Finding
+from pyro_vae.checks.finding import Finding, Severity
 from pyro_vae.checks.trial import Trial, failure
-from pyro_vae.layout import Site, frames, latent_sites
+from pyro_vae.layout import Site, frames, latent_sites, sample_sites
 
 
 def check_plates(model: Trial, guide: Trial, rows: set[int]) -> Iterator[Finding]:
@@ -58,6 +58,48 @@ def _differ(name: str, prior: Site, drawn: Site, rows: set[int]) -> tuple[str, s
                 f"dim={frame.dim})",
             )
     return None
+
+
+def check_sizes(
+    trials: tuple[Trial, Trial], shorter: tuple[Trial, Trial], rows: int, severity: Severity
+) -> Iterator[Finding]:
+    r"""Finds plates of the size of one batch that do not fit another.
+
+    Arguments:
+        trials: A run of the model and one of the guide.
+        shorter: The same on a batch of one row less.
+        rows: The number of rows of the longer batch.
+        severity: That of what is found.
+    """
+    sizes = [_sizes(trial.trace) for trial in shorter]
+    for place, trial in enumerate(trials):
+        for name, size in _sizes(trial.trace).items():
+            fixed = size == rows == sizes[place].get(name)
+            if fixed and (sizes[not place].get(name) == rows - 1 or _unfit(shorter[place], name)):
+                yield trial.finding(
+                    name,
+                    f"expected plate {name!r} to have the size of the batch, got {rows} in a batch "
+                    f"of {rows} and in one of {rows - 1}",
+                    f"write pyro.plate({name!r}, x.shape[0]), or give all the data in one batch",
+                    severity,
+                )
+                return
+
+
+def _unfit(trial: Trial, plate: str) -> bool:
+    r"""Whether a plate has one element more than what stands inside."""
+    stopped = None if trial.error is None else failure(trial.error)[0]
+    sites: list[Any] = [s for s in sample_sites(trial.trace).values() if s["is_observed"]]
+    shapes = [(s["value"].shape, frames(s), len(s["fn"].event_shape)) for s in sites]
+    if stopped is not None and hasattr(stopped["fn"], "batch_shape"):
+        shapes.append((stopped["fn"].batch_shape, frames(stopped), 0))
+    return any(
+        frame.name == plate
+        and len(shape) >= events - frame.dim
+        and shape[frame.dim - events] == frame.size - 1
+        for shape, around, events in shapes
+        for frame in around
+    )
 
 
 def explain_plates(trial: Trial) -> Finding | None:

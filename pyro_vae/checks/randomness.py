@@ -3,6 +3,7 @@ r"""Random numbers that no sample statement draws."""
 __all__ = ["check_randomness"]
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.checks.finding import Finding
-from pyro_vae.checks.trial import Trial, quiet, run
+from pyro_vae.checks.trial import Trial, explain, quiet, run
 from pyro_vae.checks.watch import Watch
 from pyro_vae.layout import sample_sites
 from pyro_vae.programs import Program
@@ -25,7 +26,8 @@ def check_randomness(
 ) -> Iterator[Finding]:
     r"""Finds a program whose densities of the same values differ from run to run.
 
-    Dropout of modules is switched off meanwhile: in training it may do so.
+    Dropout of modules is switched off meanwhile: in training it may do so. A program that does not
+    run then is a finding too.
 
     Arguments:
         role: Which program it is, ``"model"`` or ``"guide"``.
@@ -38,6 +40,8 @@ def check_randomness(
     with quiet(program), torch.no_grad():
         first = run(role, program, args, kwargs, replayed)
         second = run(role, program, args, kwargs, first.trace, watch)
+    if first.error is not None:
+        yield _in_eval(first.error, role)
     if first.error is not None or second.error is not None:
         return
     before, after = _densities(first), _densities(second)
@@ -56,6 +60,13 @@ def check_randomness(
         role,
         by or first.lines.get(changed),
     )
+
+
+def _in_eval(error: Exception, role: str) -> Finding:
+    found = explain(error, role)
+    message = found.message.replace("to run,", "to run in eval mode too, as in training,")
+    advice = found.advice or "estimates, samples and reconstructions run it after .eval()"
+    return replace(found, severity="warning", message=message, advice=advice)
 
 
 def _densities(trial: Trial) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 r"""Data from memory: tensors, arrays, named fields and torch's data sets."""
 
-__all__ = ["fields_of"]
+__all__ = ["fields_of", "splits_of"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,23 @@ from typing import Any
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from pyro_vae.data.dataset import Fields
+from pyro_vae.data.files import SPLITS
 from pyro_vae.data.raw import tensor
+
+
+def splits_of(source: Any, origin: str) -> dict[str, Fields]:
+    r"""The splits of a mapping that has only such, by the names of :data:`SPLITS`, or one.
+
+    Raises:
+        TypeError: If the source, or a split, is nothing that :func:`fields_of` knows.
+        ValueError: If a split comes twice, or :func:`fields_of` refuses it.
+    """
+    if not (isinstance(source, Mapping) and source and SPLITS.keys() >= set(source)):
+        return {"train": fields_of(source, origin)}
+    splits = {SPLITS[name]: fields_of(value, f"{origin}: {name}") for name, value in source.items()}
+    if len(splits) < len(source):
+        raise ValueError(f"{origin}: expected each split once, got {', '.join(source)}")
+    return splits
 
 
 def fields_of(source: Any, origin: str) -> Fields:

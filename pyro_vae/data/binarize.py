@@ -12,6 +12,8 @@ from pyro_vae.data.mapped import Packed
 from pyro_vae.data.survey import survey
 from pyro_vae.likelihoods import Bernoulli, Binomial, ContinuousBernoulli, Likelihood
 
+_NONE = "give binarization='none' (--data.binarization none)"
+
 
 def probabilities(x: Tensor, likelihood: Likelihood, origin: str) -> Tensor:
     r"""The probability that a feature is 1: its level, as a share of the highest level.
@@ -37,13 +39,13 @@ def probabilities(x: Tensor, likelihood: Likelihood, origin: str) -> Tensor:
     if isinstance(likelihood, ContinuousBernoulli):
         return x
     if isinstance(likelihood, Bernoulli):
-        raise ValueError(f"{origin}: the data are binary already; give binarization='none'")
+        raise ValueError(f"{origin}: the data are binary already; {_NONE}")
 
     found = survey(x)
     low, high = found.low.min(), found.high.max()
     raise ValueError(
         f"{origin}: expected levels (uint8) or numbers in [0, 1] to binarize, got values in "
-        f"[{low:g}, {high:g}]; divide by the highest one or give binarization='none'"
+        f"[{low:g}, {high:g}]; divide by the highest one or {_NONE}"
     )
 
 

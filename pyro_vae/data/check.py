@@ -57,6 +57,6 @@ def check_finite(field: Tensor, origin: str) -> Survey:
     if largest > torch.finfo(dtype).max:
         raise ValueError(
             f"{origin}: expected numbers that {dtype} holds, got {largest:g}; rescale them "
-            "or call torch.set_default_dtype(torch.float64) first"
+            "or call torch.set_default_dtype(torch.float64) first (--precision float64)"
         )
     return found

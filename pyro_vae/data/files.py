@@ -35,6 +35,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
             yield file
+    except PermissionError:  # which says it all
+        raise
     except Exception as error:  # a header is parsed as Python, which fails in many ways
         raise ValueError(
             f"{path}: expected a whole {path.suffix} file of numbers (no objects), got one that is "

@@ -99,7 +99,8 @@ def mnist(name: str, folder: str, root: Path | None, download: bool) -> Raw:
     except FileNotFoundError as error:
         if not download:
             raise FileNotFoundError(
-                f"{error}; set PYRO_VAE_DATA or give root=, or give download=True (--download)"
+                f"{error}; set PYRO_VAE_DATA or give root= (--data.root), or give download=True "
+                "(--data.download)"
             ) from None
         fetch(folder, root or cache())
         paths = find(name, f"{folder}/raw", names, root or cache())
@@ -136,7 +137,7 @@ def static_mnist(root: Path | None) -> Raw:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}; put the arrays 'train', 'valid' and 'test', with shape (N, 784), there, and "
-            "give root= or set PYRO_VAE_DATA"
+            "give root= (--data.root) or set PYRO_VAE_DATA"
         ) from None
 
     splits = read_npz(path)

@@ -57,15 +57,27 @@ def tensor(value: Any, origin: str) -> Tensor:
     precision becomes single.
 
     Raises:
-        ValueError: If the array does not hold booleans, integers or floats.
+        ValueError: If the array does not hold booleans, integers or floats, or not all of them.
     """
     if isinstance(value, Tensor):
+        if value.is_meta or value.layout != torch.strided or value.is_nested:
+            got = "one without values" if value.is_meta else f"layout {value.layout}"
+            raise ValueError(
+                f"{origin}: expected a dense tensor in memory, got {got}; make it so, as by "
+                ".to_dense()"
+            )
         if value.is_complex():
             raise ValueError(f"{origin}: expected real numbers, got {value.dtype}")
         if value.dtype == torch.uint64 and bool((value.view(torch.int64) < 0).any()):
             raise ValueError(f"{origin}: expected integers below 2^63, got larger ones")
         return value.detach().to(WIDE.get(value.dtype, value.dtype))
 
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"{origin}: expected numbers without a mask, which is not kept, got "
+            f"{np.ma.getmaskarray(value).sum()} masked; fill them in by .filled(…) or "
+            "remove their rows"
+        )
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise ValueError(

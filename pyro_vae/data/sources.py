@@ -4,11 +4,12 @@ __all__ = ["NAMES", "load"]
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.data import named
-from pyro_vae.data.arrays import fields_of
+from pyro_vae.data.arrays import splits_of
 from pyro_vae.data.check import check_raw
 from pyro_vae.data.dataset import Binarization, Data
 from pyro_vae.data.files import map_npy, read_npy, read_npz
@@ -80,8 +81,9 @@ def load(
     - A folder of images, in folders of their classes or not, with folders ``train``, ``valid``
       and ``test`` around them or not.
     - A tensor or array ``x``, a pair ``(x, y)``, a mapping of named fields, a torch
-      ``Dataset`` of such, which is stacked, or a ``Dataset`` or ``DatasetDict`` of the package
-      ``datasets``, of which the columns are fields.
+      ``Dataset`` of such, which is stacked, a mapping of ``train``, ``valid`` and ``test`` to
+      such, or a ``Dataset`` or ``DatasetDict`` of the package ``datasets``, of which the columns
+      are fields.
     - A :class:`Data`, which is returned as it is.
 
     Rows of a .npy file above 1 GiB stay there: it is mapped, not loaded, and they are converted,
@@ -159,6 +161,11 @@ def kind_of(source: Any) -> str:
 
     path = expanded(source)
     suffix = path.suffix.lower()
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(source), re.IGNORECASE):
+        raise ValueError(
+            f"expected a name or a path, got the address {source}; download it first, and give the "
+            "path of the file"
+        )
     if path.is_dir():
         return FOLDER
     if suffix == ".npz" and any(mark in str(source) for mark in "*?["):
@@ -215,7 +222,7 @@ def read(
     if is_table(source):
         return read_tables(source)
     name = type(source).__name__.lower()
-    return Raw(name, name, {"train": fields_of(source, name)})
+    return Raw(name, name, splits_of(source, name))
 
 
 def read_path(path: Path, kind: str, label: str | None, mmap: bool | None) -> Raw:

@@ -4,6 +4,7 @@ __all__ = ["Columns", "read_table"]
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 LEVELS = 1000  # features that one column may become
+FEW = 20  # rows of which all but one word may differ
+# numbers of which the comma separates decimals, or thousands
+COMMA = re.compile(r"[+-]?[\d.,]*\d,\d[\d.]*(?:[eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -192,10 +196,12 @@ def read_features(origin: str, cells: Mapping[int, str]) -> tuple[Tensor, tuple[
         return torch.tensor(values, dtype=torch.float64)[:, None], None
 
     codes, levels = encode(list(cells.values()))
-    if len(levels) == len(cells) > 2:
+    rows = len(cells)
+    if len(levels) > (rows // 2 if rows > FEW else max(rows - 1, 2)):
         raise ValueError(
-            f"{origin}: expected numbers or a few levels, got another word in each row; remove "
-            "the column"
+            f"{origin}: expected numbers or a few levels, got {len(levels)} words in {rows} rows, "
+            f"the first {next(iter(cells.values()))!r}; write numbers with decimal points and "
+            "commas between columns, or remove the column"
         )
     if len(levels) > LEVELS:
         raise ValueError(
@@ -225,6 +231,11 @@ def as_numbers(origin: str, cells: Mapping[int, str]) -> list[float] | None:
     values = {row: as_number(cell) for row, cell in cells.items()}
     words = [row for row, value in values.items() if value is None]
     found = {row: value for row, value in values.items() if value is not None}
+    if words and all(COMMA.fullmatch(cells[row]) for row in words):
+        raise ValueError(
+            f"{origin}: expected decimal points, got {cells[words[0]]!r} in row {words[0]}; write "
+            "numbers such as 0.5, no separators of thousands, and commas between columns"
+        )
     if not found:
         return None
 

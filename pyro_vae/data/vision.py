@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.images import pixels, stack
+from pyro_vae.data.images import SizeError, pixels, stack
 from pyro_vae.data.places import cache, places
 from pyro_vae.data.raw import Raw
 from pyro_vae.likelihoods import Binomial
@@ -113,7 +113,7 @@ def image_set(name: str, root: Path | None, download: bool, size: int | None) ->
     if place is None and not download:
         raise FileNotFoundError(
             f"{name}: expected {row.place}, not found in {' nor in '.join(map(str, looked))}; set "
-            "PYRO_VAE_DATA or give root=, or give download=True (--download)"
+            "PYRO_VAE_DATA or give root= (--data.root), or give download=True (--data.download)"
         )
     splits, classes = {}, None
     for split, options in row.splits.items():
@@ -212,6 +212,8 @@ def fields_of(dataset: Any, origin: str) -> dict[str, Tensor]:
     for index in range(len(dataset)):
         try:
             image, label = dataset[index]
+        except SizeError as error:
+            raise ValueError(f"{origin}: {error}") from error
         except Exception as error:  # decoders fail in many ways
             raise ValueError(
                 f"{origin}: expected an image, got a damaged one, number {index} ({error}); fetch "

@@ -103,7 +103,7 @@ def _fit(likelihood: Likelihood, x: Tensor) -> TorchDistribution:
 
 def _parts(x: Tensor) -> Iterator[Tensor]:
     r"""The rows, which need not be in memory, with shapes :math:`(B, F)`, in double precision."""
-    return (part.flatten(1).double() for part in chunks(x))
+    return (part.reshape(part.shape[0], -1).double() for part in chunks(x))
 
 
 def _sum(x: Tensor, function: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:

@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 from pyro_vae.runs.environment import environment
-from pyro_vae.runs.folder import Row, RunFolder
+from pyro_vae.runs.folder import RunFolder
+from pyro_vae.runs.history import Row
 from pyro_vae.runs.randomness import random_state, set_random_state
 from pyro_vae.runs.run import Run, Which, programs_of

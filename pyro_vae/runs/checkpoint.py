@@ -4,6 +4,7 @@ __all__ = ["FORMAT", "Checkpoint", "check_format"]
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,8 @@ def _packed(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = _whole(tree)
         return {"tensor": path}
     if isinstance(tree, Mapping):  # as pairs: keys may be numbers, which JSON would make strings
-        return {"dict": [[key, _packed(v, f"{path}.{key}", tensors)] for key, v in tree.items()]}
+        kind = "counter" if isinstance(tree, Counter) else "dict"  # milestones of MultiStepLR
+        return {kind: [[key, _packed(v, f"{path}.{key}", tensors)] for key, v in tree.items()]}
     if isinstance(tree, list | tuple):
         kind = "list" if isinstance(tree, list) else "tuple"
         return {kind: [_packed(v, f"{path}.{i}", tensors) for i, v in enumerate(tree)]}
@@ -119,8 +121,9 @@ def _unpacked(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     match kind:
         case "tensor":
             return tensors[value]
-        case "dict":
-            return {key: _unpacked(item, tensors) for key, item in value}
+        case "dict" | "counter":
+            found = {key: _unpacked(item, tensors) for key, item in value}
+            return Counter(found) if kind == "counter" else found
         case _:
             items = [_unpacked(item, tensors) for item in value]
             return items if kind == "list" else tuple(items)

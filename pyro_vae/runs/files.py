@@ -3,6 +3,7 @@ r"""Files that are written whole or not at all, and that lie where they seem to 
 __all__ = ["inside", "write_file"]
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,8 +27,9 @@ def write_file(path: Path, content: str | bytes) -> Path:
     """
     raw = content.encode() if isinstance(content, str) else content
     part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # what a killed process left, or a link that leads elsewhere
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
@@ -43,7 +45,6 @@ def _sync(folder: Path) -> None:
     r"""Has the folder's new entry survive a power cut, where the system can do that."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
-        try:
+        with suppress(OSError):  # some network file systems cannot
             os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.close(handle)

@@ -1,13 +1,14 @@
 r"""A run's folder while the run is made."""
 
-__all__ = ["Row", "RunFolder"]
+__all__ = ["CONFIG", "RunFolder"]
 
 import csv
 import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from pyro_vae.components import dump_config, read_config
 from pyro_vae.runs.checkpoint import FORMAT, Checkpoint, check_format
 from pyro_vae.runs.events import Events
 from pyro_vae.runs.files import inside, write_file
-
-Row = dict[str, float]
+from pyro_vae.runs.history import Row, columns, rows
+from pyro_vae.runs.lock import Lock
 
 CONFIG, EVENTS, METRICS = "config.yaml", "events.out.tfevents.pyro_vae", "metrics.csv"
 ENVIRONMENT = "environment.json"
-_OWN = {CONFIG, ENVIRONMENT, EVENTS, METRICS, "evaluation.json"}
-_OWN |= {"last.safetensors", "best.safetensors"}
+_CHECKPOINTS = {"last.safetensors", "best.safetensors"}
+_RESULTS = {EVENTS, METRICS, "evaluation.json"}
 
 
 class RunFolder:
@@ -42,7 +43,8 @@ class RunFolder:
 
     Raises:
         ValueError: If the folder cannot be made, if it holds a run and neither ``resume`` nor
-            ``overwrite`` is given, if it holds something else, or a damaged checkpoint.
+            ``overwrite`` is given, if it holds something else, or a damaged checkpoint, or if
+            another process writes to it.
     """
 
     def __init__(
@@ -53,15 +55,23 @@ class RunFolder:
         overwrite: bool = False,
         every: float = 10.0,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # whatever becomes of the working directory
         _make(self.path)
         self.check(self.path, resume or overwrite)
+        self._lock = Lock(self.path)
         self.checkpoint = self._last() if resume else None
         self._kept: Mapping[str, Any] = {}
+        self._best = 0  # the epoch whose weights were written as the best
         self._rows: list[Row] = []
         self._columns: list[str] = []
         self._events: Events | None = None
         self._every, self._next = every, time.monotonic() + every
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
     @property
     def due(self) -> bool:
@@ -77,7 +87,7 @@ class RunFolder:
             replace: Whether a run may be there already.
         """
         found = list(path.iterdir()) if path.is_dir() else []
-        is_run = {CONFIG, ENVIRONMENT} <= {file.name for file in found} or all(map(_is_own, found))
+        is_run = _is_run(path, found)
         if path.exists() and not path.is_dir():
             raise ValueError(f"expected a folder, got the file {path}: choose another")
         if found and not (replace and is_run):
@@ -104,17 +114,25 @@ class RunFolder:
             kept: What every checkpoint holds besides its state.
         """
         self._kept = kept
-        if self.checkpoint is None:
-            for file in filter(_is_own, list(self.path.iterdir())):
-                file.unlink()
+        own = set() if self.checkpoint is not None else {file.name for file in self.path.iterdir()}
+        # at no moment is there a checkpoint of another run than config.yaml's, or no config.yaml
+        for name in sorted(own & _CHECKPOINTS):
+            (self.path / name).unlink()
         self.write(CONFIG, dump_config({"format": FORMAT, **config}))
         self.write(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+        for name in sorted(own & _RESULTS):
+            (self.path / name).unlink()
         state = {} if self.checkpoint is None else self.checkpoint.state
-        self._events = Events(self.path / EVENTS, state.get("events", 0))
         self._rows = [dict(row) for row in state.get("history", [])]
         self._write_rows()
+        events = inside(self.path, EVENTS)
+        self._events = Events(events, state.get("events", 0))
+        if self._events.size < state.get("events", 0):  # somebody took them away
+            self._events = Events(events)
+            for row in self._rows:
+                self._events.write(row, int(row["step"]))
         if self.checkpoint is not None:
-            self._save_best({**state, **kept})
+            self._save_best({**state, **kept, "history": columns(self._rows)})
 
     def log(self, row: Mapping[str, float]) -> None:
         r"""Adds an epoch's row to ``metrics.csv`` and to the events."""
@@ -131,7 +149,8 @@ class RunFolder:
         r"""Writes the checkpoint, and the best weights, ``state["best"]``, if there are any."""
         assert self._events is not None, "a run is saved after it began"
         begin = time.monotonic()
-        state = {**self._kept, **state, "events": self._events.size}
+        history = columns(state["history"])
+        state = {**self._kept, **state, "history": history, "events": self._events.size}
         self.write("last.safetensors", Checkpoint(weights, state).dump())
         self._save_best(state)
         now = time.monotonic()
@@ -148,10 +167,10 @@ class RunFolder:
 
     def _save_best(self, state: Mapping[str, Any]) -> None:
         best = state.get("best")
-        if best is not None:
-            kept = {name: state[name] for name in ("programs", "example")}
-            epoch = {"epoch": best["epoch"], "history": state["history"][: best["epoch"]]}
-            self.write("best.safetensors", Checkpoint(best["weights"], {**kept, **epoch}).dump())
+        if best is not None and best["epoch"] != self._best:
+            kept = {name: state[name] for name in ("programs", "example", "history")}
+            self.write("best.safetensors", Checkpoint(best["weights"], kept).dump())
+            self._best = best["epoch"]
 
     def _last(self) -> Checkpoint | None:
         path = inside(self.path, "last.safetensors")
@@ -159,7 +178,8 @@ class RunFolder:
             return None
         config = inside(self.path, CONFIG)
         check_format(read_config(config).get("format"), config)
-        return Checkpoint.read(path)
+        found = Checkpoint.read(path)
+        return replace(found, state={**found.state, "history": rows(found.state["history"])})
 
     def _write_rows(self) -> None:
         self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
@@ -171,9 +191,14 @@ class RunFolder:
         self.write(METRICS, file.getvalue())
 
 
-def _is_own(path: Path) -> bool:
-    r"""Whether a run wrote a file, and another may take its place."""
-    return path.name in _OWN or (path.name.startswith(".") and path.suffix == ".part")
+def _is_run(path: Path, files: Sequence[Path]) -> bool:
+    r"""Whether a folder holds a run, or what is left of one that was killed as it began."""
+    if {file.name for file in files} <= {".lock", f".{CONFIG}.part"}:
+        return True
+    try:
+        return "format" in read_config(path / CONFIG)
+    except (OSError, ValueError):
+        return False
 
 
 def _make(path: Path) -> None:

@@ -18,7 +18,8 @@ from pyro_vae.pair import Pair
 from pyro_vae.programs import Program, unchanged
 from pyro_vae.runs.checkpoint import Checkpoint, check_format
 from pyro_vae.runs.files import inside, write_file
-from pyro_vae.runs.folder import CONFIG, Row
+from pyro_vae.runs.folder import CONFIG
+from pyro_vae.runs.history import Row, rows
 
 Which = Literal["best", "last"]
 
@@ -81,28 +82,26 @@ class Run:
             ...     Run.load(folder, *programs).history == run.history
             True
         """
-        folder, which = Path(path), weights
-        if which is not None and which not in get_args(Which):
-            raise ValueError(f"expected weights to be 'best' or 'last', got {which!r}")
+        folder = Path(path)
+        if weights is not None and weights not in get_args(Which):
+            raise ValueError(f"expected weights to be 'best' or 'last', got {weights!r}")
         config = _config(folder)
-        best = inside(folder, "best.safetensors")
-        which = which or ("best" if best.is_file() else "last")
-        checkpoint = Checkpoint.read(inside(folder, f"{which}.safetensors"))
-        if checkpoint.state.get("programs") != programs_of(config):
-            raise ValueError(
-                f"{folder}: expected the config.yaml of the run, got one that describes other "
-                "programs than those whose weights are here; take back what was changed in it"
-            )
-        with unchanged(), _precision(config):
+        allow = (allow,) if isinstance(allow, str) else allow
+        with _contents(folder), unchanged(), _precision(config):
+            which, checkpoint = _checkpoint(folder, weights)
+            if checkpoint.state["programs"] != programs_of(config):
+                raise ValueError(
+                    f"{folder}: expected the config.yaml of the run, got one that describes other "
+                    "programs than those whose weights are here; take back what was changed in it"
+                )
             files = config.get("files") or {}  # none recorded: none is imported
             if model is None:
                 model = build(config["model"], "model", allow=allow, files=files)
             if guide is None:
-                guide = build(
-                    config["guide"], "guide", allow=allow, files=files, known={"model": model}
-                )
+                known = {"model": model}  # which autoguides take
+                guide = build(config["guide"], "guide", allow=allow, files=files, known=known)
             take_up(Pair(model, guide, config.get("data_plate")), checkpoint)
-        history = [dict(row) for row in checkpoint.state["history"]]
+            history = rows(checkpoint.state["history"])
         return cls(model, guide, history, folder, config, which)
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -115,6 +114,37 @@ class Run:
         if self.path is None:
             raise ValueError(f"expected a run with a folder to write {name} into, got none")
         return write_file(inside(self.path, name), content)
+
+
+def _checkpoint(folder: Path, weights: Which | None) -> tuple[Which, Checkpoint]:
+    r"""The weights that were asked for, which the last checkpoint has, the best among them."""
+    path = inside(folder, "last.safetensors")
+    if not path.exists() and weights != "last":  # a folder of which only the best was kept
+        return "best", Checkpoint.read(inside(folder, "best.safetensors"))
+    last = Checkpoint.read(path)
+    best = last.state["best"]
+    if weights == "last" or (weights is None and best is None):
+        return "last", last
+    if best is None:
+        raise ValueError(
+            f"{folder}: expected weights that were best on a validation split, got a run without "
+            "one; take the last ones"
+        )
+    return "best", Checkpoint(best["weights"], last.state)
+
+
+@contextmanager
+def _contents(folder: Path) -> Iterator[None]:
+    r"""Explains what only a file that fit did not write can cause."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, MemoryError, RuntimeError, TypeError) as error:
+        if str(error).startswith("expected") or ": expected" in str(error):
+            raise
+        raise ValueError(
+            f"{folder}: expected a run as fit writes it, got other contents "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def programs_of(config: Mapping[str, Any]) -> str:
@@ -168,7 +198,7 @@ def _precision(config: Mapping[str, Any]) -> Iterator[None]:
     r"""Programs are built in the floating type that they were built in."""
     before = torch.get_default_dtype()
     dtypes = {"float32": torch.float32, "float64": torch.float64}
-    torch.set_default_dtype(dtypes.get(config.get("precision", ""), before))
+    torch.set_default_dtype(dtypes.get(str(config.get("precision")), before))
     try:
         yield
     finally:
