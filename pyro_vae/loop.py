@@ -365,8 +365,8 @@ def _begin(
 
 def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     r"""Raises if a run goes on with other arguments than it began with."""
-    had = {"model and guide": found["programs"], **found["setting"]}
-    now = {"model and guide": expected["programs"], **expected["setting"]}
+    had = {**json.loads(found["programs"]), **found["setting"]}
+    now = {**json.loads(expected["programs"]), **expected["setting"]}
     for name, value in had.items():
         if _plain(value) != _plain(now.get(name)):
             raise ValueError(

@@ -184,6 +184,15 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         made(tmp_path / "run", resume=True, overwrite=True)
 
 
+def test_notes_have_names_of_their_own(tmp_path: Path) -> None:
+    for particles, resume in ((7, False), (8, True)):
+        pyro.set_rng_seed(0)
+        run = made(tmp_path, epochs=1, resume=resume, notes={"particles": particles})
+        assert run.config["particles"] == particles
+    with pytest.raises(ValueError, match=r"names of their own, got \['epochs'\]"):
+        made(tmp_path / "new", notes={"epochs": 3})
+
+
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", ".", "link/x"])
 def test_no_file_is_written_outside(name: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from pyro_vae.cli.common import add_setting, new_parser, note, precision, say, show, show_json
+from pyro_vae.cli.common import add_setting, new_parser, precision, say, show, show_json
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
     from matplotlib.figure import Figure
@@ -121,9 +121,6 @@ def open_run(parser: ArgumentParser, flags: Sequence[str]) -> Iterator[Opened]:
         raise ValueError(f"expected a run's folder, as in {parser.prog} runs/vae-digits, got none")
     find_device(options["device"])
     run = Run.load(options["run"], allow=options["allow"], weights=options["weights"])
-    validated = any(name.startswith("validation.") for row in run.history for name in row)
-    if run.weights == "last" and validated and not (options["weights"] or options["quiet"]):
-        note(f"{run.path}: took the last weights, since there is no best.safetensors")
     name = options["precision"] or run.config.get("precision", "float32")
     with precision(name):
         _convert(run, name)
