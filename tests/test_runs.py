@@ -144,12 +144,3 @@ def test_the_best_weights_alone_are_enough(tmp_path: Path) -> None:
     assert loaded.weights == "best"
     for name, tensor in run.model.state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(loaded.model.state_dict()[name], tensor)  # type: ignore[attr-defined]
-
-
-def test_notes_have_names_of_their_own(tmp_path: Path) -> None:
-    for particles, resume in ((7, False), (8, True)):
-        torch.manual_seed(0)
-        run = made(tmp_path, epochs=1, resume=resume, notes={"particles": particles})
-        assert run.config["particles"] == particles
-    with pytest.raises(ValueError, match=r"names of their own, got \['epochs'\]"):
-        made(tmp_path / "new", notes={"epochs": 3})
