@@ -246,7 +246,7 @@ def test_a_run_goes_on_only_with_its_data(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_only_with_its_programs(tmp_path: Path) -> None:
     seeded(images, run_dir=tmp_path, epochs=1)
-    with pytest.raises(ValueError, match=r"the model that the run began with, .*VAE"):
+    with pytest.raises(ValueError, match=r"the guide that the run began with, .*AmortizedNormal"):
         seeded(functions, run_dir=tmp_path, resume=True)
 
 
