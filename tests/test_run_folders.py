@@ -139,6 +139,11 @@ def test_links_lead_no_write_outside(tmp_path: Path) -> None:
     (folder / ".note.txt.part").symlink_to(victim)
     run.write("note.txt", "text")
     assert not (folder / "note.txt").is_symlink()
+    lock = folder / ".lock"
+    lock.symlink_to(victim)
+    with pytest.raises(ValueError, match="leads out of it"):
+        made(folder, overwrite=True)
+    lock.unlink()
     events = folder / "events.out.tfevents.pyro_vae"
     events.unlink()
     events.symlink_to(victim)
@@ -150,6 +155,10 @@ def test_links_lead_no_write_outside(tmp_path: Path) -> None:
     pyro.set_rng_seed(0)
     with pytest.raises(ValueError, match="leads out of it"):
         made(folder, resume=True)
+    (folder / "last.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="damaged"):
+        made(folder, resume=True)
+    assert not lock.exists()
     assert victim.read_text() == "mine"
 
 

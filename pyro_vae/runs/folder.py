@@ -59,7 +59,11 @@ class RunFolder:
         _make(self.path)
         self.check(self.path, resume or overwrite)
         self._lock = Lock(self.path)
-        self.checkpoint = self._last() if resume else None
+        try:
+            self.checkpoint = self._last() if resume else None
+        except BaseException:
+            self._lock.release()
+            raise
         self._kept: Mapping[str, Any] = {}
         self._best = 0  # the epoch whose weights were written as the best
         self._rows: list[Row] = []

@@ -5,6 +5,8 @@ __all__ = ["Lock"]
 import sys
 from pathlib import Path
 
+from pyro_vae.runs.files import inside
+
 if sys.platform != "win32":
     import fcntl
 
@@ -19,11 +21,11 @@ class Lock:
 
     Raises:
         OSError: If the folder cannot be written to.
-        ValueError: If another process holds it.
+        ValueError: If another process holds it, or the file would lie outside of it.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = inside(folder, ".lock")
         self._file = self.path.open("w")
         if sys.platform != "win32":
             try:
