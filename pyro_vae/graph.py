@@ -2,18 +2,24 @@ r"""A function of tensors as one compiled graph, whatever Python it consists of.
 
 __all__ = ["Graph", "Substitute"]
 
-import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from pyro_vae.traceable import traceable
+
 Substitute = Callable[[Tensor], Tensor]
+
+# before torch 2.15 the name is not public
+_traced = getattr(torch.compiler, "nonstrict_trace", None)
+if _traced is None:
+    from torch._dynamo import nonstrict_trace as _traced
 
 
 class _Swap(TorchFunctionMode):
@@ -34,51 +40,122 @@ class _Swap(TorchFunctionMode):
 
 
 class Graph:
+    r"""A function that runs once, while it is traced; afterwards only tensors move.
+
+    The function may use any tensors that are at hand, as parameters, buffers and closures are.
+    All of them must be named; while it is traced others stand for them, by identity. Nothing
+    guards the Python that it reads: whoever holds a graph must know when it is none any more.
+
+    Random numbers follow torch's generators, from which each call draws a seed; they are others
+    than those of the function itself, unless ``options={"fallback_random": True}``.
+
+    Arguments:
+        function: Called with a map from a free tensor to the one that stands for it, and with
+            the arguments of the call; returns a tree of tensors.
+        free: Every tensor that it uses, and neither makes nor gets as an argument.
+        written: Those of them that it writes to.
+        sizes: The sizes of other arguments: dimensions in which those of the first call differ
+            from these may differ from call to call.
+        backend: The compiler, as ``torch.compile`` takes it.
+        options: The compiler's options.
+
+    Example:
+        >>> total, x = torch.zeros(2), torch.ones(2)
+        >>> def add(swap, x):
+        ...     total.add_(x)
+        ...     return total.sum()
+        >>> graph = Graph(add, [total], [total], backend="aot_eager")
+        >>> [graph(x).item() for _ in range(3)], total
+        ([2.0, 4.0, 6.0], tensor([3., 3.]))
+    """
+
     def __init__(
         self,
         function: Callable[..., Any],
         free: Sequence[Tensor],
         written: Sequence[Tensor],
         *,
-        dynamic: bool = False,
+        sizes: Sequence[Sequence[int]] = (),
         backend: str = "inductor",
-        options: dict[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.function, self.free = function, list(free)
-        marks = set(map(id, written))
-        self.written = [id(t) in marks for t in free]
-        self.traces = 0
-        self._inputs = [t.detach() for t in self.free]
-        self._specs: Any = None
+        self.function = function
+        marks = {id(tensor) for tensor in written}
+        self.free = sorted(free, key=lambda tensor: id(tensor) not in marks)  # the written first
+        self.count = len(marks)
+        self.sizes = sizes
+        self.traces = 0  # several for each compilation
+        self._bind()
         self._outputs: Any = None
-        self._run = self._compile(dynamic, backend, options)
+        chosen = None if options is None else dict(options)
+        run = torch.compile(
+            _own_code(self._step()),
+            fullgraph=True,
+            dynamic=False,
+            backend=backend,
+            options=chosen,
+        )
+        self._run: Callable[..., Any] = run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, self._spec = tree_flatten((args, kwargs))
+        leaves, spec = tree_flatten((args, kwargs))
+        self._given = leaves, spec
+        if [tensor.data_ptr() for tensor in self.free] != self._places:
+            self._bind()  # a module was moved: its parameters are the same, their memory is not
+        batch = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not self.traces:
+            batch = [_free_sizes(t, sizes) for t, sizes in zip_longest(batch, self.sizes)]
         with torch.no_grad():
-            flat = self._run(self._inputs, leaves)
-        return tree_unflatten(flat, self._outputs)
+            found = self._run(self._inputs, batch)
+        return tree_unflatten(found, self._outputs)
 
-    def _trace(self, inputs: list[Tensor], leaves: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+    def _bind(self) -> None:
+        self._places = [tensor.data_ptr() for tensor in self.free]
+        # before torch 2.15 what is written to numbers in double precision is lost
+        self._inputs = [t.detach().view(t.shape or 1) for t in self.free]
+
+    def _step(self) -> Callable[..., Any]:
+        traced, count = _traced(self._trace), self.count
+
+        def step(inputs: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
+            outputs, new = traced(inputs, batch)
+            for tensor, value in zip(inputs[:count], new, strict=True):
+                tensor.copy_(value)
+            return outputs
+
+        return step
+
+    def _trace(
+        self, inputs: list[Tensor], batch: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         self.traces += 1
-        values = [t.clone() if w else t.detach() for t, w in zip(inputs, self.written)]
-        for t, v in zip(self.free, values):
-            v.requires_grad_(t.requires_grad)
-        swap = _Swap({id(t): v for t, v in zip(self.free, values)})
-        args, kwargs = tree_unflatten(leaves, self._spec)
-        with swap, pyro.validation_enabled(False):
+        leaves, spec = self._given
+        tensors = iter(batch)
+        leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(leaves, spec)
+        values = [t.view(f.shape) for t, f in zip(inputs, self.free, strict=True)]
+        values = [v.clone() if i < self.count else v.detach() for i, v in enumerate(values)]
+        for value, tensor in zip(values, self.free, strict=True):
+            value.requires_grad_(tensor.requires_grad)
+        swap = _Swap({id(t): v for t, v in zip(self.free, values, strict=True)})
+        with swap, traceable():
             outputs = self.function(swap.substitute, *args, **kwargs)
         flat, self._outputs = tree_flatten(outputs)
-        return [t.detach() for t in flat], [v.detach() for v, w in zip(values, self.written) if w]
+        new = [value.detach().view(t.shape) for value, t in zip(values, inputs[: self.count])]
+        return [tensor.detach() for tensor in flat], new
 
-    def _compile(self, dynamic, backend, options):
-        traced = torch.compiler.nonstrict_trace(lambda a, b: self._trace(a, b))
-        targets = [t for t, w in zip(self._inputs, self.written) if w]
-        written = self.written
-        def run(inputs, leaves):
-            outputs, new = traced(inputs, leaves)
-            for t, v in zip([t for t, w in zip(inputs, written) if w], new):
-                t.copy_(v)
-            return outputs
-        run = types.FunctionType(run.__code__.replace(), run.__globals__, "run", None, run.__closure__)
-        return torch.compile(run, fullgraph=True, dynamic=dynamic, backend=backend, options=options)
+
+def _free_sizes(tensor: Tensor, sizes: Sequence[int] | None) -> Tensor:
+    alias = tensor.detach()  # which is marked in its place
+    for dim, size in enumerate(sizes or ()):
+        if tensor.shape[dim] != size:
+            torch._dynamo.maybe_mark_dynamic(alias, dim)
+    return alias
+
+
+def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    # the compiler keeps what it compiled by code object, and guards nothing that was traced
+    made: Any = function
+    return types.FunctionType(
+        made.__code__.replace(), made.__globals__, made.__name__, None, made.__closure__
+    )

@@ -2,7 +2,7 @@ r"""A model with its guide: their structure and their parameters, found once per
 
 __all__ = ["Pair", "Plan"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -30,12 +30,14 @@ class Plan:
     r"""What one inspection of a pair found, for batches of one structure.
 
     Arguments:
+        structure: What the batches have in common, in plain values.
         layout: Its plates and the kinds of its sites.
         model: The parameters that the model uses, those it shares with the guide among them.
         guide: The other parameters that the guide uses.
         shared: The names of those that both use.
     """
 
+    structure: Any
     layout: Layout
     model: tuple[Tensor, ...]
     guide: tuple[Tensor, ...]
@@ -88,8 +90,9 @@ class Pair:
             self._forget()
         plan = self._plans.get(self._structure(args, kwargs))
         if plan is None:
-            plan = self._inspect(args, kwargs)
-            self._plans[self._structure(args, kwargs)] = plan
+            found = self._inspect(args, kwargs)
+            plan = replace(found, structure=self._structure(args, kwargs))
+            self._plans[plan.structure] = plan
         return plan
 
     def state(self) -> dict[str, Tensor]:
@@ -148,7 +151,7 @@ class Pair:
         self._leaves.update((id(t), t) for t in leaves)
         self._find_parts()
         shared = tuple(name for name, tensor in model.items() if id(tensor) in both)
-        return Plan(layout, tuple(model.values()), tuple(guide.values()), shared)
+        return Plan(None, layout, tuple(model.values()), tuple(guide.values()), shared)
 
     def _register(self, prefix: str, tensors: dict[str, Tensor]) -> None:
         known = {id(tensor) for tensor in self.parameters.values()}

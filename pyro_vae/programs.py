@@ -9,6 +9,7 @@ __all__ = [
     "owner",
     "state",
     "unchanged",
+    "used_tensors",
 ]
 
 import inspect
@@ -159,7 +160,8 @@ class _Record(TorchFunctionMode):
         super().__init__()
         self.made: dict[int, Tensor] = {}  # kept alive, so that no id comes twice
         self.free: dict[int, Tensor] = {}
-        self.constants: dict[int, tuple[int, Tensor]] = {}  # version and value before
+        self.versions: dict[int, int] = {}
+        self.constants: dict[int, Tensor] = {}  # values before
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -167,19 +169,30 @@ class _Record(TorchFunctionMode):
         for tensor in _tensors((args, kwargs or {})):
             if id(tensor) not in self.made and id(tensor) not in self.free:
                 self.free[id(tensor)] = tensor
+                self.versions[id(tensor)] = tensor._version
                 if not tensor.requires_grad and not tensor.is_meta:
-                    self.constants[id(tensor)] = tensor._version, tensor.detach().clone()
+                    self.constants[id(tensor)] = tensor.detach().clone()
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
             if id(tensor) not in self.free:
                 self.made[id(tensor)] = tensor
         return result
 
+    @property
+    def written(self) -> list[Tensor]:
+        return [tensor for key, tensor in self.free.items() if self._is_written(key, tensor)]
+
+    def _is_written(self, key: int, tensor: Tensor) -> bool:
+        if tensor._version != self.versions[key]:
+            return True
+        # batch norm's statistics keep their version
+        return key in self.constants and not torch.equal(tensor, self.constants[key])
+
     def restore(self) -> None:
         with torch.no_grad():
-            for key, (version, value) in self.constants.items():
-                if self.free[key]._version != version:
-                    self.free[key].copy_(value)
+            for tensor in self.written:
+                if id(tensor) in self.constants:
+                    tensor.copy_(self.constants[id(tensor)])
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -192,14 +205,21 @@ def free_tensors(program: Program, *args: Any, **kwargs: Any) -> list[Tensor]:
     The program runs once; the random state and every tensor that it wrote to are restored.
     Those of the batch are left out.
     """
+    return used_tensors(program, *args, **kwargs)[0]
+
+
+def used_tensors(program: Program, *args: Any, **kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    r"""What :func:`free_tensors` finds, and those of them that the program writes to."""
     record = _Record()
     try:
         with unchanged(program), poutine.block(), record:
             program(*args, **kwargs)
     finally:
+        written = record.written
         record.restore()
     batch = {id(tensor) for tensor in _tensors((args, kwargs))}
-    return [tensor for tensor in record.free.values() if id(tensor) not in batch]
+    free = [tensor for tensor in record.free.values() if id(tensor) not in batch]
+    return free, [tensor for tensor in written if id(tensor) not in batch]
 
 
 def named_parameters(

@@ -4,24 +4,20 @@ __all__ = ["SVI"]
 
 from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pyro.infer
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from pyro_vae.draws import Draw
+from pyro_vae.capture import Capture, Mode
+from pyro_vae.loss import Loss, Reduction, clipped
 from pyro_vae.nonfinite import first_nonfinite
-from pyro_vae.objectives import ELBO, Bound, Objective
-from pyro_vae.objectives.elbo import kl_terms
-from pyro_vae.objectives.pyro_elbo import PyroLoss
+from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.optimizers import OptimizerLike, follow, make_optimizer
 from pyro_vae.pair import Pair, Plan
 from pyro_vae.programs import Program
-
-Reduction = Literal["sum", "mean"]
 
 
 class SVI:
@@ -74,6 +70,8 @@ class SVI:
         data_size: int | None = None,
         reduction: Reduction = "sum",
         clip_norm: float | None = None,
+        capture: Mode = "auto",
+        steps: int | None = None,
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
@@ -86,6 +84,8 @@ class SVI:
         self.optim = optim
         self.loss: Objective | pyro.infer.ELBO = ELBO() if loss is None else loss
         self.data_size, self.reduction, self.clip_norm = data_size, reduction, clip_norm
+        self._loss = Loss(self.pair, self.loss, data_size, reduction)
+        self.capture = Capture(self._loss, capture, steps, clip_norm)
         self.optimizer: Optimizer | None = None
         self._begun = False
         self._held: dict[str, Tensor] = {}
@@ -125,21 +125,32 @@ class SVI:
         """
         plan = self.pair.plan(args, kwargs)
         self._restore()
-        trained = (*plan.model, *plan.guide, *self._own().values())
-        loss, gradients, metrics = self.gradients(plan, args, kwargs)
+        optimizer, parameters = self._optimizer(), self._parameters()
+        found = self.capture.step(plan, parameters, optimizer, args, kwargs)
+        if found is None:
+            found = self._step(plan, parameters, optimizer, args, kwargs)
+        elif found[0].device.type == "cpu":
+            self.check_finite(found[0], args, kwargs)
+        self.capture.took(parameters)
+        return found
+
+    def _step(
+        self,
+        plan: Plan,
+        parameters: dict[str, Tensor],
+        optimizer: Optimizer,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        trained = self._loss.trained(plan, parameters)
+        loss, found, metrics = self._loss.gradients(plan, args, kwargs)
         if loss.device.type == "cpu":  # elsewhere looking at it would wait for the device
             self.check_finite(loss, args, kwargs)
         if not self._begun:
-            _check_gradients(gradients)
-        for parameter in self._parameters().values():  # those of other batches' parts stay put
-            parameter.grad = None
-        for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.grad = _laid_out(gradient, parameter)
-        optimizer = self._optimizer()
-        if self.clip_norm is not None:
-            # by name: the order decides how the norm is rounded, and who joined when may differ
-            named = sorted(self._parameters().items())
-            clip_grad_norm_([parameter for _, parameter in named], self.clip_norm)
+            _check_gradients(found)
+        gradients = clipped(dict(zip(trained, found, strict=True)), self.clip_norm)
+        for name, parameter in parameters.items():  # those of other batches' parts stay put
+            parameter.grad = _laid_out(gradients.get(name), parameter)
         optimizer.step()
         self._begun = True
         return loss, metrics
@@ -149,23 +160,13 @@ class SVI:
         r"""The loss on a batch, with shape ``()``; nothing is trained."""
         plan = self.pair.plan(args, kwargs)
         self._restore()
-        if isinstance(self.loss, pyro.infer.ELBO):
-            return self._pyro_loss(plan, "loss", args, kwargs)[0]
-        draw = self._draw(plan, args, kwargs)
-        return -self.loss(draw).value.mean() * self._factor(draw.data_size)
+        return self._loss.value(plan, args, kwargs)
 
     def gradients(
         self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
         r"""The loss, its gradients, and metrics: nothing is changed but the random state."""
-        if isinstance(self.loss, pyro.infer.ELBO):
-            return self._pyro_gradients(plan, args, kwargs)
-        draw = self._draw(plan, args, kwargs)
-        _check_size(draw.batch_size, draw.data_size)
-        bound = self.loss(draw)
-        factor = self._factor(draw.data_size)
-        gradients = _differentiate(bound, plan, tuple(self._own().values()), factor)
-        return -factor * bound.value.detach().mean(), gradients, _metrics(draw, bound, self.loss)
+        return self._loss.gradients(plan, args, kwargs)
 
     def check_finite(self, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         r"""Raises for a loss that is not finite, naming where that began.
@@ -264,11 +265,8 @@ class SVI:
         return {**self.pair.state(), **{f"objective.{name}": t for name, t in own.items()}}
 
     def _parameters(self) -> dict[str, Tensor]:
-        own = {f"objective.{name}": parameter for name, parameter in self._own().items()}
+        own = {f"objective.{name}": parameter for name, parameter in self._loss.own().items()}
         return {**self.pair.parameters, **own}
-
-    def _own(self) -> dict[str, Tensor]:
-        return dict(self.loss.named_parameters()) if isinstance(self.loss, nn.Module) else {}
 
     def _optimizer(self) -> Optimizer:
         r"""The one optimiser, with what an earlier batch did not use, without what is gone."""
@@ -285,100 +283,12 @@ class SVI:
         self._held = parameters
         return self.optimizer
 
-    def _draw(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Draw:
-        assert not isinstance(self.loss, pyro.infer.ELBO)
-        particles, size = self.loss.particles, self.data_size
-        return Draw(self.pair.model, self.pair.guide, args, kwargs, plan.layout, particles, size)
-
-    def _factor(self, data_size: int) -> int:
-        return data_size if self.reduction == "sum" else 1
-
-    def _pyro_loss(
-        self, plan: Plan, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Tensor, float, int]:
-        r"""The loss of a ``pyro.infer.ELBO`` object, the factor put into it, the data's size."""
-        assert isinstance(self.loss, pyro.infer.ELBO)
-        loss = PyroLoss(self.loss, plan.layout, self.data_size)
-        result, factor, batch, size = loss(method, self.pair.model, self.pair.guide, args, kwargs)
-        if method != "loss":
-            _check_size(batch, size)
-        factor = factor * self._factor(size) / size
-        # wake-sleep gives two, the model's first
-        value = result[0] if isinstance(result, tuple) else result
-        return torch.as_tensor(value) * factor, factor, size
-
-    def _pyro_gradients(
-        self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
-        trained = (*plan.model, *plan.guide)
-        gradients: list[Tensor | None]
-        if hasattr(self.loss, "differentiable_loss"):
-            loss, _, size = self._pyro_loss(plan, "differentiable_loss", args, kwargs)
-            gradients = list(torch.autograd.grad(loss, trained, allow_unused=True))
-        else:  # Pyro calls backward itself
-            for parameter in trained:
-                parameter.grad = None
-            loss, factor, size = self._pyro_loss(plan, "loss_and_grads", args, kwargs)
-            gradients = [None if p.grad is None else p.grad * factor for p in trained]
-        loss = loss.detach()
-        return loss, gradients, {"objective": -loss / self._factor(size)}
-
-
-def _differentiate(
-    bound: Bound, plan: Plan, own: tuple[Tensor, ...], factor: int
-) -> list[Tensor | None]:
-    r"""Gradients of the surrogates, each for its parameters: one pass if they are the same."""
-    if bound.guide is not bound.model and plan.shared:
-        raise ValueError(
-            f"expected no parameter in both programs, got {list(plan.shared)}: this objective "
-            "trains model and guide towards different ends; give each its own"
-        )
-    if bound.guide is bound.model:
-        parts = [(bound.model, (*plan.model, *plan.guide))]
-    else:
-        parts = [(bound.model, plan.model), (bound.guide, plan.guide)]
-    if bound.own is not None:
-        parts.append((bound.own, own))
-    gradients: list[Tensor | None] = []
-    for left, (surrogate, tensors) in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
-        gradients += _grad(-factor * surrogate, tensors, retain=left > 0)
-    return gradients if bound.own is not None else [*gradients, *(None for _ in own)]
-
-
-def _grad(loss: Tensor, tensors: Sequence[Tensor], retain: bool) -> Sequence[Tensor | None]:
-    if not tensors or not loss.requires_grad:
-        return [None] * len(tensors)
-    return torch.autograd.grad(loss, tensors, retain_graph=retain, allow_unused=True)
-
 
 def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
     # fused optimisers walk through both memories alike: an expanded sum's gradient is one number
     if gradient is None or gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
-
-
-@torch.no_grad()
-def _metrics(draw: Draw, bound: Bound, objective: Objective) -> dict[str, Tensor]:
-    terms = kl_terms(draw, getattr(objective, "kl", "auto"))
-    divergences = {f"kl.{name}": draw.combine([(name, t)]).mean() for name, t in terms.items()}
-    log_likelihood = draw.log_likelihood.detach().mean()
-    total = sum(divergences.values(), torch.zeros_like(log_likelihood))
-    return {
-        "objective": bound.value.detach().mean(),
-        "elbo": log_likelihood - total,
-        "log_likelihood": log_likelihood,
-        "kl": total,
-        **divergences,
-    }
-
-
-def _check_size(batch: int, size: int) -> None:
-    if size < batch:
-        raise ValueError(
-            f"expected data_size to be at least the batch's {batch} data, got {size}: it is the "
-            "number of all data, of which a batch is a part"
-        )
 
 
 def _check_gradients(gradients: Sequence[Tensor | None]) -> None:

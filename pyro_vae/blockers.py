@@ -1,0 +1,2 @@
+def explain(function, *args, **kwargs):
+    return None

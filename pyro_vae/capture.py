@@ -1,0 +1,305 @@
+r"""Which steps run as compiled graphs, and the graphs."""
+
+__all__ = ["Capture", "Mode", "pays"]
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.blockers import explain
+from pyro_vae.compiler import require_compiler
+from pyro_vae.graph import Graph, Substitute
+from pyro_vae.loss import Loss, clipped
+from pyro_vae.pair import Plan
+from pyro_vae.programs import used_tensors
+from pyro_vae.uncapturable import Uncapturable
+from pyro_vae.update import Update
+from pyro_vae.watch import Watch
+
+Mode = bool | Literal["auto"]
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Result = tuple[Tensor, dict[str, Tensor]]
+
+# planned steps below which eager ones are done before a graph is compiled
+_WORTH = 4000
+# steps that are eager where nobody said how many there will be
+_PATIENCE = 500
+# steps of other sizes than the first that are eager before all sizes get a graph
+_RARE = 100
+# kinds of steps that get graphs: what changes at every step would be compiled at every step
+_KINDS = 8
+
+
+class _Kind(NamedTuple):
+    r"""What a trace depends on, in plain values."""
+
+    structure: Hashable
+    constants: Hashable
+    options: Hashable
+    values: Hashable
+    modes: Hashable
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(tuple(self)).encode()).hexdigest()[:16]
+
+
+def pays(mode: Mode, steps: int | None) -> bool | None:
+    r"""Whether steps are captured from the beginning; None: after some, since nobody knows."""
+    if mode != "auto":
+        return bool(mode)
+    return None if steps is None else steps >= _WORTH
+
+
+class Capture:
+    r"""Takes steps as graphs, one for each kind of step, where that pays.
+
+    A kind is what a trace depends on: the structure of the batch, training modes, frozen
+    parameters, options of the optimiser, and the values in Python that programs read. The sizes
+    of its first batch have a graph of their own; all others share one, once they are not rare.
+
+    What is captured depends on the steps that were taken and those planned only, so that a run
+    that goes on from a checkpoint repeats what it did.
+
+    Arguments:
+        loss: What is differentiated.
+        mode: Whether steps are captured; ``"auto"``: where there will be many.
+        steps: The number of steps planned, if it is known.
+        clip_norm: The greatest norm of the gradients together, if any.
+    """
+
+    def __init__(self, loss: Loss, mode: Mode, steps: int | None, clip_norm: float | None) -> None:
+        self.loss, self.mode, self.clip_norm = loss, mode, clip_norm
+        self.start = {True: 1, False: math.inf, None: _PATIENCE}[pays(mode, steps)]
+        self.count = self.others = 0
+        self.kinds: dict[str, list[list[int]]] = {}  # by digest, the first sizes
+        self.compilations = 0
+        self.reason: str | None = None  # why steps are eager although graphs are wanted
+        self.announce: Callable[[str], Any] = lambda text: None
+        self.compiling: dict[str, Any] = {}  # what torch.compile is told besides
+        self.keeps_gradients = False
+        self._stepped: set[str] = set()
+        self._said: set[str] = set()
+        self._digests: dict[Any, str] = {}
+        self._graphs: dict[Any, Graph | None] = {}  # None: it was tried
+        self._watches: dict[int, tuple[Plan, Watch]] = {}
+        self._update: Update | None = None
+
+    def step(
+        self,
+        plan: Plan,
+        parameters: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        args: Args,
+        kwargs: Kwargs,
+    ) -> Result | None:
+        r"""Takes a step as a graph; None if it is to be taken eagerly.
+
+        Raises:
+            Uncapturable: If it cannot be captured, and must be.
+        """
+        if self.reason is not None or self.start == math.inf:
+            return None
+        try:
+            if self.count < self.start or not self._stepped >= parameters.keys():
+                if self.mode is True and not self.count:
+                    self._check(plan, args, kwargs)
+                return None
+            return self._captured(plan, parameters, optimizer, args, kwargs)
+        except Uncapturable as error:
+            if self.mode is True:
+                raise
+            self.reason = str(error)
+            return None
+
+    def took(self, parameters: Mapping[str, Tensor]) -> None:
+        r"""Counts a step; says why it was eager, if graphs are wanted, once."""
+        self.count += 1
+        if len(self._stepped) != len(parameters):
+            self._stepped = set(parameters)
+        if self.reason is not None:
+            self._say(f"steps are not captured, but taken eagerly: {self.reason}")
+
+    def state_dict(self) -> dict[str, Any]:
+        r"""What decides which steps are captured."""
+        start = None if self.start == math.inf else self.start
+        return {"start": start, "count": self.count, "others": self.others, "kinds": self.kinds}
+
+    def load_state_dict(self, state: Mapping[str, Any], stepped: set[str]) -> None:
+        r"""Takes up what :meth:`state_dict` returned.
+
+        Arguments:
+            state: What it returned.
+            stepped: The names of the parameters that steps were taken with.
+        """
+        self.start = math.inf if state["start"] is None else state["start"]
+        self.count, self.others = state["count"], state["others"]
+        self.kinds, self._stepped = dict(state["kinds"]), stepped
+        self._update = None
+
+    def _captured(
+        self,
+        plan: Plan,
+        parameters: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        args: Args,
+        kwargs: Kwargs,
+    ) -> Result | None:
+        if self._update is None or self._update.stale():
+            self._update = Update(optimizer)
+            self._graphs.clear()
+        kind = self._kind(plan, args, kwargs)
+        sizes = [list(leaf.shape) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
+        first = self._first_sizes((id(plan), kind), sizes)
+        if first is None or (first != sizes and not self._is_frequent()):
+            return None
+        key = id(plan), kind, first == sizes
+        if key not in self._graphs:
+            self._graphs[key] = self._build(plan, parameters, args, kwargs, first)
+        return self._run(key, parameters, args, kwargs)
+
+    def _kind(self, plan: Plan, args: Args, kwargs: Kwargs) -> _Kind:
+        assert self._update is not None
+        if id(plan) not in self._watches:
+            pair = self.loss.pair
+            self._watches[id(plan)] = plan, Watch(pair.model, pair.guide, self.loss.objective)
+        constants = tuple(leaf for leaf in tree_leaves((args, kwargs)) if not _is_tensor(leaf))
+        objective = self.loss.objective
+        modules = objective.modules() if isinstance(objective, nn.Module) else ()
+        modes = tuple(module.training for module in modules)
+        values = self._watches[id(plan)][1].values()
+        return _Kind(plan.structure, constants, self._update.options, values, modes)
+
+    def _first_sizes(self, key: tuple[int, _Kind], sizes: list[list[int]]) -> Any:
+        r"""The sizes of the first batch of a kind; None if there are too many kinds."""
+        if key not in self._digests:
+            self._digests[key] = key[1].digest
+        digest = self._digests[key]
+        if digest not in self.kinds and len(self.kinds) >= _KINDS:
+            changed = self._watches[key[0]][1].changed() or "arguments or options change"
+            self._say(
+                f"expected steps of at most {_KINDS} kinds, each of which is compiled, got more, "
+                f"which are taken eagerly: {changed}; pass what changes as a tensor"
+            )
+            return None
+        return self.kinds.setdefault(digest, sizes)
+
+    def _is_frequent(self) -> bool:
+        self.others += 1
+        return self.others > _RARE
+
+    def _check(self, plan: Plan, args: Args, kwargs: Kwargs) -> tuple[list[Tensor], list[Tensor]]:
+        r"""Finds the tensors that a step uses and writes to.
+
+        Raises:
+            Uncapturable: If something stands in the way of a graph.
+        """
+        objective = self.loss.objective
+        if not (callable(objective) or hasattr(objective, "differentiable_loss")):
+            raise Uncapturable(
+                f"expected a loss that is differentiated here, got {type(objective).__name__}, "
+                "which calls backward itself: use an objective of pyro_vae.objectives, or "
+                "Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO"
+            )
+        for leaf in tree_leaves((args, kwargs)):
+            if not isinstance(leaf, Tensor | bool | int | float | str | None):
+                raise Uncapturable(
+                    "expected arguments of model and guide to be tensors, numbers and strings, "
+                    f"got {type(leaf).__name__}, which may change unseen: pass tensors"
+                )
+        require_compiler()
+
+        def gradients(*args: Any, **kwargs: Any) -> Any:
+            with torch.enable_grad():
+                return self.loss.gradients(plan, args, kwargs)
+
+        free, written = used_tensors(gradients, *args, **kwargs)
+        if reason := explain(gradients, *args, free=free, **kwargs):
+            raise Uncapturable(reason)
+        return free, written
+
+    def _build(
+        self,
+        plan: Plan,
+        parameters: Mapping[str, Tensor],
+        args: Args,
+        kwargs: Kwargs,
+        sizes: list[list[int]],
+    ) -> Graph:
+        assert self._update is not None
+        free, changed = self._check(plan, args, kwargs)
+        trained, update, clip_norm = (
+            self.loss.trained(plan, parameters),
+            self._update,
+            self.clip_norm,
+        )
+        written = [*trained.values(), *update.written]
+
+        def step(swap: Substitute, *args: Any, **kwargs: Any) -> Any:
+            with torch.enable_grad():
+                loss, found, metrics = self.loss.gradients(plan, args, kwargs)
+            gradients = clipped(dict(zip(trained, found, strict=True)), clip_norm)
+            with torch.no_grad():
+                finite = loss.isfinite()
+                before = [swap(tensor).clone() for tensor in written]
+                update(swap, {trained[name]: g for name, g in gradients.items()})
+                for tensor, value in zip(written, before, strict=True):
+                    swap(tensor).copy_(torch.where(finite, swap(tensor), value))
+            return loss, metrics, gradients if self.keeps_gradients else {}
+
+        known = {id(t): t for t in (*free, *written, *update.read)}
+        every = {id(t): t for t in (*written, *changed)}
+        found = list(known.values()), list(every.values())
+        return Graph(step, *found, sizes=sizes, **self.compiling)
+
+    def _run(
+        self, key: Any, parameters: Mapping[str, Tensor], args: Args, kwargs: Kwargs
+    ) -> Result | None:
+        assert self._update is not None
+        if (graph := self._graphs[key]) is None:
+            return None
+        self._update.refresh()
+        traces = graph.traces
+        if not traces:
+            self.announce("compiling the step")
+        try:
+            loss, metrics, gradients = graph(*args, **kwargs)
+        except Exception as error:
+            if traces == graph.traces and not _is_compilers(error):
+                raise
+            self._graphs[key] = None
+            reason = _reason(error)
+            if key[-1]:
+                raise Uncapturable(reason) from error
+            self._say(f"batches of other sizes than the first are not captured: {reason}")
+            return None
+        self.compilations += traces != graph.traces
+        for name, parameter in parameters.items():
+            parameter.grad = gradients.get(name)
+        return loss, metrics
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, UserWarning, stacklevel=5)
+
+
+def _is_compilers(error: Exception) -> bool:
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def _reason(error: Exception) -> str:
+    first = str(error).strip().split("\n", 1)[0]
+    return f"the compiler refuses it ({type(error).__name__}: {first})"
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor)

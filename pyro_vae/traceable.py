@@ -1,0 +1,66 @@
+r"""Pyro without its looks at values, for as long as it is traced."""
+
+__all__ = ["traceable"]
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+from unittest import mock
+
+import pyro
+from pyro.infer import util
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# these bind the functions under names of their own
+_MODULES = [
+    import_module(f"pyro.infer.{name}")
+    for name in ("trace_elbo", "trace_mean_field_elbo", "traceenum_elbo", "tracetmc_elbo")
+]
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    r"""Has Pyro validate nothing, turn no value into a number, and branch on none.
+
+    Losses keep values and gradients: what became a number is detached, and terms of probability
+    zero, which ``TraceEnum_ELBO`` leaves out, count zero.
+    """
+    stand_ins = {"warn_if_nan": lambda *_: None, "torch_item": _detached}
+    with ExitStack() as stack:
+        for module in _MODULES:
+            here = {name: value for name, value in stand_ins.items() if hasattr(module, name)}
+            stack.enter_context(mock.patch.multiple(module, **here))
+        expectation = _without_branch(util.Dice.compute_expectation)
+        stack.enter_context(mock.patch.object(util.Dice, "compute_expectation", expectation))
+        stack.enter_context(mock.patch.object(util, "_fulldot", _dot_where_likely))
+        stack.enter_context(pyro.validation_enabled(False))
+        yield
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+class _AllTrue(TorchFunctionMode):
+    r"""Answers whether all are true with yes, which needs no value."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return True if func is Tensor.all else func(*args, **(kwargs or {}))
+
+
+def _without_branch(expectation: Callable[..., Any]) -> Callable[..., Any]:
+    def compute_expectation(self: Any, costs: Any) -> Any:
+        with _AllTrue():
+            return expectation(self, costs)
+
+    return compute_expectation
+
+
+def _dot_where_likely(prob: Tensor, cost: Tensor) -> Tensor:
+    likely = prob > 0
+    zero = prob.new_zeros(())
+    return (prob.where(likely, zero) * cost.where(likely, zero)).sum()

@@ -1,0 +1,7 @@
+r"""What stands in the way of a graph."""
+
+__all__ = ["Uncapturable"]
+
+
+class Uncapturable(ValueError):
+    r"""A step cannot become a graph: the message says why, and how to mend it."""
