@@ -1,2 +1,2 @@
-def explain(function, *args, **kwargs):
+def explain(function, programs, args=(), kwargs=None):
     return None

@@ -11,14 +11,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
-from pyro_vae.blockers import explain
-from pyro_vae.compiler import require_compiler
+from pyro_vae.arguments import flatten
+from pyro_vae.capturable import examine, refusal
 from pyro_vae.graph import Graph, Substitute
 from pyro_vae.loss import Loss, clipped
 from pyro_vae.pair import Plan
-from pyro_vae.programs import used_tensors
 from pyro_vae.uncapturable import Uncapturable
 from pyro_vae.update import Update
 from pyro_vae.watch import Watch
@@ -41,15 +39,10 @@ _KINDS = 8
 class _Kind(NamedTuple):
     r"""What a trace depends on, in plain values."""
 
-    structure: Hashable
     constants: Hashable
     options: Hashable
     values: Hashable
     modes: Hashable
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(repr(tuple(self)).encode()).hexdigest()[:16]
 
 
 def pays(mode: Mode, steps: int | None) -> bool | None:
@@ -156,9 +149,10 @@ class Capture:
         if self._update is None or self._update.stale():
             self._update = Update(optimizer)
             self._graphs.clear()
-        kind = self._kind(plan, args, kwargs)
-        sizes = [list(leaf.shape) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
-        first = self._first_sizes((id(plan), kind), sizes)
+        leaves, _ = flatten(args, kwargs)
+        kind = self._kind(plan, leaves)
+        sizes = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+        first = self._first_sizes(plan, kind, sizes)
         if first is None or (first != sizes and not self._is_frequent()):
             return None
         key = id(plan), kind, first == sizes
@@ -166,25 +160,27 @@ class Capture:
             self._graphs[key] = self._build(plan, parameters, args, kwargs, first)
         return self._run(key, parameters, args, kwargs)
 
-    def _kind(self, plan: Plan, args: Args, kwargs: Kwargs) -> _Kind:
+    def _kind(self, plan: Plan, leaves: list[Any]) -> _Kind:
         assert self._update is not None
         if id(plan) not in self._watches:
             pair = self.loss.pair
             self._watches[id(plan)] = plan, Watch(pair.model, pair.guide, self.loss.objective)
-        constants = tuple(leaf for leaf in tree_leaves((args, kwargs)) if not _is_tensor(leaf))
+        constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         objective = self.loss.objective
         modules = objective.modules() if isinstance(objective, nn.Module) else ()
         modes = tuple(module.training for module in modules)
         values = self._watches[id(plan)][1].values()
-        return _Kind(plan.structure, constants, self._update.options, values, modes)
+        return _Kind(constants, self._update.options, values, modes)
 
-    def _first_sizes(self, key: tuple[int, _Kind], sizes: list[list[int]]) -> Any:
+    def _first_sizes(self, plan: Plan, kind: _Kind, sizes: list[list[int]]) -> Any:
         r"""The sizes of the first batch of a kind; None if there are too many kinds."""
+        key = id(plan), kind
         if key not in self._digests:
-            self._digests[key] = key[1].digest
+            text = repr((plan.structure, tuple(kind)))
+            self._digests[key] = hashlib.sha256(text.encode()).hexdigest()[:16]
         digest = self._digests[key]
         if digest not in self.kinds and len(self.kinds) >= _KINDS:
-            changed = self._watches[key[0]][1].changed() or "arguments or options change"
+            changed = self._watches[id(plan)][1].changed() or "arguments or options change"
             self._say(
                 f"expected steps of at most {_KINDS} kinds, each of which is compiled, got more, "
                 f"which are taken eagerly: {changed}; pass what changes as a tensor"
@@ -209,22 +205,13 @@ class Capture:
                 "which calls backward itself: use an objective of pyro_vae.objectives, or "
                 "Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO"
             )
-        for leaf in tree_leaves((args, kwargs)):
-            if not isinstance(leaf, Tensor | bool | int | float | str | None):
-                raise Uncapturable(
-                    "expected arguments of model and guide to be tensors, numbers and strings, "
-                    f"got {type(leaf).__name__}, which may change unseen: pass tensors"
-                )
-        require_compiler()
 
-        def gradients(*args: Any, **kwargs: Any) -> Any:
+        def gradients(swap: Substitute, *args: Any, **kwargs: Any) -> Any:
             with torch.enable_grad():
                 return self.loss.gradients(plan, args, kwargs)
 
-        free, written = used_tensors(gradients, *args, **kwargs)
-        if reason := explain(gradients, *args, free=free, **kwargs):
-            raise Uncapturable(reason)
-        return free, written
+        pair = self.loss.pair
+        return examine(gradients, {"model": pair.model, "guide": pair.guide}, args, kwargs)
 
     def _build(
         self,
@@ -276,7 +263,7 @@ class Capture:
             if traces == graph.traces and not _is_compilers(error):
                 raise
             self._graphs[key] = None
-            reason = _reason(error)
+            reason = refusal(error)
             if key[-1]:
                 raise Uncapturable(reason) from error
             self._say(f"batches of other sizes than the first are not captured: {reason}")
@@ -294,12 +281,3 @@ class Capture:
 
 def _is_compilers(error: Exception) -> bool:
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
-
-
-def _reason(error: Exception) -> str:
-    first = str(error).strip().split("\n", 1)[0]
-    return f"the compiler refuses it ({type(error).__name__}: {first})"
-
-
-def _is_tensor(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor)

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from pyro_vae.arguments import flatten, unflatten
 from pyro_vae.traceable import traceable
 
 Substitute = Callable[[Tensor], Tensor]
 
 # before torch 2.15 the name is not public
-_traced = getattr(torch.compiler, "nonstrict_trace", None)
-if _traced is None:
-    from torch._dynamo import nonstrict_trace as _traced
+_traced: Callable[..., Any] = getattr(torch.compiler, "nonstrict_trace", None) or getattr(
+    torch._dynamo, "nonstrict_trace"
+)
 
 
 class _Swap(TorchFunctionMode):
@@ -98,8 +99,7 @@ class Graph:
         self._run: Callable[..., Any] = run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, spec = tree_flatten((args, kwargs))
-        self._given = leaves, spec
+        self._given = leaves, _ = flatten(args, kwargs)
         if [tensor.data_ptr() for tensor in self.free] != self._places:
             self._bind()  # a module was moved: its parameters are the same, their memory is not
         batch = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -132,7 +132,7 @@ class Graph:
         leaves, spec = self._given
         tensors = iter(batch)
         leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        args, kwargs = tree_unflatten(leaves, spec)
+        args, kwargs = unflatten(leaves, spec)
         values = [t.view(f.shape) for t, f in zip(inputs, self.free, strict=True)]
         values = [v.clone() if i < self.count else v.detach() for i, v in enumerate(values)]
         for value, tensor in zip(values, self.free, strict=True):
@@ -141,7 +141,10 @@ class Graph:
         with swap, traceable():
             outputs = self.function(swap.substitute, *args, **kwargs)
         flat, self._outputs = tree_flatten(outputs)
-        new = [value.detach().view(t.shape) for value, t in zip(values, inputs[: self.count])]
+        new = [
+            value.detach().view(t.shape)
+            for value, t in zip(values[: self.count], inputs[: self.count], strict=True)
+        ]
         return [tensor.detach() for tensor in flat], new
 
 

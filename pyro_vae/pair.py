@@ -10,8 +10,8 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
+from pyro_vae.arguments import flatten
 from pyro_vae.draws import Draw
 from pyro_vae.layout import Layout, inspect, sample_sites
 from pyro_vae.programs import (
@@ -126,7 +126,7 @@ class Pair:
         return {n.removeprefix(prefix): t for n, t in named if n.startswith(prefix)}
 
     def _structure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        leaves, spec = tree_flatten((args, kwargs))
+        leaves, spec = flatten(args, kwargs)
         switches = (bool, str, type(None))
         kinds = tuple(leaf if isinstance(leaf, switches) else type(leaf) for leaf in leaves)
         modes = tuple(module.training for module in self._modules)

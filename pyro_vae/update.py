@@ -1,8 +1,10 @@
 r"""stub; the helper's comes"""
 
-import copy, inspect
+import copy
+import inspect
 from collections import defaultdict
 from unittest import mock
+
 import torch
 
 

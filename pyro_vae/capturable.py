@@ -1,0 +1,56 @@
+r"""Whether a function of programs can become a graph, and the tensors that it uses."""
+
+__all__ = ["examine", "refusal"]
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.blockers import explain
+from pyro_vae.compiler import require_compiler
+from pyro_vae.programs import Program, used_tensors
+from pyro_vae.uncapturable import Uncapturable
+
+
+def examine(
+    function: Callable[..., Any],
+    programs: Mapping[str, Program],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[list[Tensor], list[Tensor]]:
+    r"""The tensors that a function uses and did not make, and those of them it writes to.
+
+    It runs twice, with and without values; random states and what it wrote to are restored.
+
+    Arguments:
+        function: Called as a :class:`pyro_vae.graph.Graph` calls it.
+        programs: The programs that it runs, by the names that messages use.
+        args: Its arguments.
+        kwargs: Those by keyword.
+
+    Raises:
+        Uncapturable: If something stands in the way of a graph.
+    """
+    for leaf in tree_leaves((args, kwargs)):
+        if not isinstance(leaf, Tensor | bool | int | float | str | None):
+            raise Uncapturable(
+                "expected arguments of model and guide to be tensors, numbers and strings, got "
+                f"{type(leaf).__name__}, which may change unseen: pass tensors"
+            )
+    require_compiler()
+    if reason := explain(function, programs, args, kwargs):
+        raise Uncapturable(reason)
+    return used_tensors(partial(function, _itself), *args, **kwargs)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def refusal(error: Exception) -> str:
+    r"""Why the compiler made no graph, in one line."""
+    first = str(error).strip().split("\n", 1)[0]
+    return f"the compiler refuses it ({type(error).__name__}: {first})"
