@@ -79,6 +79,7 @@ class Capture:
         self.announce: Callable[[str], Any] = lambda text: None
         self.compiling: dict[str, Any] = {}  # what torch.compile is told besides
         self.keeps_gradients = False
+        self._checked = False
         self._stepped: set[str] = set()
         self._said: set[str] = set()
         self._digests: dict[Any, str] = {}
@@ -103,8 +104,8 @@ class Capture:
             return None
         try:
             if self.count < self.start or not self._stepped >= parameters.keys():
-                if self.mode is True and not self.count:
-                    self._check(plan, args, kwargs)
+                if self.mode is True and not self._checked:
+                    self.check(plan, args, kwargs)
                 return None
             return self._captured(plan, parameters, optimizer, args, kwargs)
         except Uncapturable as error:
@@ -112,6 +113,43 @@ class Capture:
                 raise
             self.reason = str(error)
             return None
+
+    def check(self, plan: Plan, args: Args, kwargs: Kwargs) -> tuple[list[Tensor], list[Tensor]]:
+        r"""Finds the tensors that a step uses and writes to.
+
+        Raises:
+            Uncapturable: If something stands in the way of a graph.
+        """
+        objective = self.loss.objective
+        if not (callable(objective) or hasattr(objective, "differentiable_loss")):
+            raise Uncapturable(
+                f"expected a loss that is differentiated here, got {type(objective).__name__}, "
+                "which calls backward itself: use an objective of pyro_vae.objectives, or "
+                "Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO"
+            )
+
+        def gradients(swap: Substitute, *args: Any, **kwargs: Any) -> Any:
+            with torch.enable_grad():
+                return self.loss.gradients(plan, args, kwargs)
+
+        self._checked = True
+        pair = self.loss.pair
+        return examine(gradients, {"model": pair.model, "guide": pair.guide}, args, kwargs)
+
+    def decide(self, plan: Plan, args: Args, kwargs: Kwargs) -> bool:
+        r"""Whether steps will be captured, as far as it can be known before the first.
+
+        Raises:
+            Uncapturable: If they cannot be captured, and must be.
+        """
+        try:
+            if self.start != math.inf:
+                self.check(plan, args, kwargs)
+        except Uncapturable as error:
+            if self.mode is True:
+                raise
+            self.start, self.reason = math.inf, str(error)
+        return self.start != math.inf
 
     def took(self, parameters: Mapping[str, Tensor]) -> None:
         r"""Counts a step; says why it was eager, if graphs are wanted, once."""
@@ -133,7 +171,8 @@ class Capture:
             state: What it returned.
             stepped: The names of the parameters that steps were taken with.
         """
-        self.start = math.inf if state["start"] is None else state["start"]
+        if self.mode == "auto":
+            self.start = math.inf if state["start"] is None else state["start"]
         self.count, self.others = state["count"], state["others"]
         self.kinds, self._stepped = dict(state["kinds"]), stepped
         self._update = None
@@ -192,27 +231,6 @@ class Capture:
         self.others += 1
         return self.others > _RARE
 
-    def _check(self, plan: Plan, args: Args, kwargs: Kwargs) -> tuple[list[Tensor], list[Tensor]]:
-        r"""Finds the tensors that a step uses and writes to.
-
-        Raises:
-            Uncapturable: If something stands in the way of a graph.
-        """
-        objective = self.loss.objective
-        if not (callable(objective) or hasattr(objective, "differentiable_loss")):
-            raise Uncapturable(
-                f"expected a loss that is differentiated here, got {type(objective).__name__}, "
-                "which calls backward itself: use an objective of pyro_vae.objectives, or "
-                "Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO"
-            )
-
-        def gradients(swap: Substitute, *args: Any, **kwargs: Any) -> Any:
-            with torch.enable_grad():
-                return self.loss.gradients(plan, args, kwargs)
-
-        pair = self.loss.pair
-        return examine(gradients, {"model": pair.model, "guide": pair.guide}, args, kwargs)
-
     def _build(
         self,
         plan: Plan,
@@ -222,7 +240,7 @@ class Capture:
         sizes: list[list[int]],
     ) -> Graph:
         assert self._update is not None
-        free, changed = self._check(plan, args, kwargs)
+        free, changed = self.check(plan, args, kwargs)
         trained, update, clip_norm = (
             self.loss.trained(plan, parameters),
             self._update,

@@ -18,8 +18,8 @@ from pyro_vae.traceable import traceable
 Substitute = Callable[[Tensor], Tensor]
 
 # before torch 2.15 the name is not public
-_traced: Callable[..., Any] = getattr(torch.compiler, "nonstrict_trace", None) or getattr(
-    torch._dynamo, "nonstrict_trace"
+_traced: Callable[..., Any] = (
+    getattr(torch.compiler, "nonstrict_trace", None) or torch._dynamo.nonstrict_trace
 )
 
 

@@ -3,6 +3,7 @@ r"""Training: the only loop."""
 __all__ = ["Callback", "Event", "fit"]
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pyro_vae.capture import Mode
 from pyro_vae.checks import Finding, check, check_rows, require, warn
 from pyro_vae.components import build, describe, files_of
 from pyro_vae.data import Data, load
@@ -41,7 +43,7 @@ _ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 # where it goes on; and plain ones that may differ
 _PARTS = ("model", "guide", "objective", "optimizer", "schedule")
 _FIXED = ("schedule_interval", "clip_norm", "batch_size", "seed", "validation", "data_plate")
-_FREE = ("epochs", "patience", "workers")
+_FREE = ("epochs", "patience", "workers", "capture")
 
 Source = Any  # what pyro_vae.data.load takes
 Interval = Literal["epoch", "step"]
@@ -84,6 +86,7 @@ def fit(
     patience: int | None = None,
     callbacks: Sequence[Callback] = (),
     workers: int = 0,
+    capture: Mode = "auto",
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -131,6 +134,9 @@ def fit(
         callbacks: Called with an :class:`pyro_vae.loop.Event` after each epoch; one that
             returns True ends training.
         workers: The number of processes that read data which are not in memory.
+        capture: Whether steps run as one compiled graph, as for :class:`pyro_vae.SVI`; a run
+            that goes on repeats what ``"auto"`` decided, by the number of steps, when it began.
+            Batches of other sizes, as the last of an epoch, run eagerly while they are rare.
         run_dir: The folder that the run is written to: configuration, checkpoints, metrics.
         resume: Whether the run in that folder goes on from its last checkpoint, or from the
             beginning if it has none; with more ``epochs`` a finished one is trained further.
@@ -179,6 +185,8 @@ def fit(
         data_size=len(dataset.train["x"]),
         reduction="mean",
         clip_norm=clip_norm,
+        capture=capture,
+        steps=epochs * math.ceil(len(dataset.train["x"]) / batch_size),
     )
     trainer = Trainer(
         svi,
@@ -206,7 +214,7 @@ def fit(
         stack.enter_context(_threads(1 if work < _SMALL else torch.get_num_threads()))
         if folder is not None:
             lazy = not set(svi.tensors()) <= known
-            _begin(folder, trainer, config, batch, lazy)
+            config = _begin(folder, trainer, config, batch, lazy)
         interrupts = trainer.run(epochs, folder, progress)
     interrupts.obey()
     which: Which = "best" if trainer.use_best() else "last"
@@ -323,11 +331,13 @@ def _check(trainer: Trainer) -> tuple[Tensor, ...]:
 def _begin(
     folder: RunFolder,
     trainer: Trainer,
-    config: Mapping[str, Any],
+    config: dict[str, Any],
     batch: tuple[Tensor, ...],
     lazy: bool,
-) -> None:
+) -> dict[str, Any]:
     r"""Writes what the run is made from; takes up its checkpoint, if it goes on.
+
+    Returns what repeats the run, decisions included.
 
     Arguments:
         folder: Where the run is written.
@@ -359,8 +369,10 @@ def _begin(
         # a callback's end holds until more epochs are asked for
         trainer.ended = trainer.ended and config["epochs"] <= state["epochs"]
         config = {**config, "epochs": max(config["epochs"], trainer.epoch)}
+    config = {**config, "capture": svi.capture.decide(svi.pair.plan(batch, {}), batch, {})}
     note = {**environment(trainer.device, trainer.seed), "data": data.record}
     folder.begin(config, note, kept)
+    return config
 
 
 def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

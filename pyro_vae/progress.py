@@ -53,6 +53,11 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
+    def say(self, text: str) -> None:
+        r"""Shows in the place of the bound what is done, until the next step."""
+        self.due = 0.0
+        self._bar.update(self._task, bound=text, refresh=True)
+
     def step(self, metrics: Mapping[str, Tensor], offset: float = 0.0) -> bool:
         r"""Counts a step; returns whether a line was due, so that values were waited for.
 

@@ -43,6 +43,11 @@ class SVI:
         reduction: ``"sum"``: the loss is that of all :math:`N` data; ``"mean"``: of one.
         clip_norm: The greatest norm that the gradient of all parameters together may have; a
             longer one is shortened to it.
+        capture: Whether a step runs as one compiled graph, in which Python has no part:
+            ``True`` from the second step on, or an error that says what stands in the way;
+            ``False`` never; ``"auto"`` where ``steps`` are so many that compiling pays, or after
+            500 steps. Programs that cannot be captured run eagerly then, and it is said why.
+        steps: The number of steps that are planned, if it is known.
 
     References:
         | Stochastic Variational Inference (Hoffman et al., 2013)
@@ -77,6 +82,10 @@ class SVI:
             raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
         if reduction not in get_args(Reduction):
             raise ValueError(f"expected reduction to be 'sum' or 'mean', got {reduction!r}")
+        if capture not in (True, False, "auto"):
+            raise ValueError(f"expected capture to be True, False or 'auto', got {capture!r}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"expected a positive number of steps, got {steps}")
         if data_size is not None and data_size < 1:
             raise ValueError(f"expected a positive number of data, got data_size={data_size}")
 
@@ -191,7 +200,7 @@ class SVI:
         tensors = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
         tensors |= {n: t for n, t in waiting["tensors"].items() if n not in self._restored}
         if self.optimizer is None:
-            return {**waiting, "tensors": tensors}
+            return {**waiting, "tensors": tensors, "capture": self.capture.state_dict()}
         packed, names = self._optimizer().state_dict(), self._names()
         state = {names[i]: deepcopy(value) for i, value in packed["state"].items()}
         left = {n: s for n, s in waiting["state"].items() if n not in self._resumed}
@@ -201,7 +210,12 @@ class SVI:
         ]
         absent = [{**g, "params": [n for n in g["params"] if n in left]} for g in waiting["groups"]]
         groups += [group for group in absent if group["params"]]
-        return {"tensors": tensors, "state": {**left, **state}, "groups": groups}
+        return {
+            "tensors": tensors,
+            "state": {**left, **state},
+            "groups": groups,
+            "capture": self.capture.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         r"""Takes up what :meth:`state_dict` returned, when the next batch comes.
@@ -213,6 +227,8 @@ class SVI:
         """
         self._saved, self._restored, self._resumed = state_dict, set(), set()
         self._begun = bool(state_dict["groups"])
+        stepped = {name for group in state_dict["groups"] for name in group["params"]}
+        self.capture.load_state_dict(state_dict["capture"], stepped if self._begun else set())
 
     def _restore(self) -> None:
         if (saved := self._saved) is None:

@@ -81,6 +81,7 @@ class Trainer:
     def run(self, epochs: int, folder: RunFolder | None, shown: bool) -> Interrupts:
         r"""Trains until there are so many epochs, and saves; returns what interrupted it."""
         progress = TrainingProgress(epochs, self.steps, shown, done=self.step)
+        self.svi.capture.announce = progress.say
         with Interrupts() as interrupts, progress:
             for _ in self._moments(epochs, folder, progress):
                 if interrupts.caught:
