@@ -1,4 +1,4 @@
-r"""Whether a function of programs can become a graph, and the tensors that it uses."""
+r"""Whether a function of programs can become a graph, and which tensors it uses."""
 
 __all__ = ["examine", "refusal"]
 
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_vae.blockers import explain
 from pyro_vae.compiler import require_compiler
-from pyro_vae.programs import Program, used_tensors
+from pyro_vae.programs import Program, free_tensors
 from pyro_vae.uncapturable import Uncapturable
 
 
@@ -20,8 +20,8 @@ def examine(
     programs: Mapping[str, Program],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> tuple[list[Tensor], list[Tensor]]:
-    r"""The tensors that a function uses and did not make, and those of them it writes to.
+) -> list[Tensor]:
+    r"""The tensors that a function uses and did not make.
 
     It runs twice, with and without values; random states and what it wrote to are restored.
 
@@ -43,7 +43,7 @@ def examine(
     require_compiler()
     if reason := explain(function, programs, args, kwargs):
         raise Uncapturable(reason)
-    return used_tensors(partial(function, _itself), *args, **kwargs)
+    return free_tensors(partial(function, _itself), *args, **kwargs)
 
 
 def _itself(tensor: Tensor) -> Tensor:

@@ -114,8 +114,8 @@ class Capture:
             self.reason = str(error)
             return None
 
-    def check(self, plan: Plan, args: Args, kwargs: Kwargs) -> tuple[list[Tensor], list[Tensor]]:
-        r"""Finds the tensors that a step uses and writes to.
+    def check(self, plan: Plan, args: Args, kwargs: Kwargs) -> list[Tensor]:
+        r"""Finds the tensors that a step uses.
 
         Raises:
             Uncapturable: If something stands in the way of a graph.
@@ -240,7 +240,7 @@ class Capture:
         sizes: list[list[int]],
     ) -> Graph:
         assert self._update is not None
-        free, changed = self.check(plan, args, kwargs)
+        free = self.check(plan, args, kwargs)
         trained, update, clip_norm = (
             self.loss.trained(plan, parameters),
             self._update,
@@ -260,10 +260,7 @@ class Capture:
                     swap(tensor).copy_(torch.where(finite, swap(tensor), value))
             return loss, metrics, gradients if self.keeps_gradients else {}
 
-        known = {id(t): t for t in (*free, *written, *update.read)}
-        every = {id(t): t for t in (*written, *changed)}
-        found = list(known.values()), list(every.values())
-        return Graph(step, *found, sizes=sizes, **self.compiling)
+        return Graph(step, (*free, *written, *update.read), sizes=sizes, **self.compiling)
 
     def _run(
         self, key: Any, parameters: Mapping[str, Tensor], args: Args, kwargs: Kwargs

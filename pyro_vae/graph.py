@@ -3,7 +3,7 @@ r"""A function of tensors as one compiled graph, whatever Python it consists of.
 __all__ = ["Graph", "Substitute"]
 
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -18,9 +18,8 @@ from pyro_vae.traceable import traceable
 Substitute = Callable[[Tensor], Tensor]
 
 # before torch 2.15 the name is not public
-_traced: Callable[..., Any] = (
-    getattr(torch.compiler, "nonstrict_trace", None) or torch._dynamo.nonstrict_trace
-)
+_public = getattr(torch.compiler, "nonstrict_trace", None)
+_traced: Callable[..., Any] = _public or torch._dynamo.nonstrict_trace
 
 
 class _Swap(TorchFunctionMode):
@@ -53,8 +52,8 @@ class Graph:
     Arguments:
         function: Called with a map from a free tensor to the one that stands for it, and with
             the arguments of the call; returns a tree of tensors.
-        free: Every tensor that it uses, and neither makes nor gets as an argument.
-        written: Those of them that it writes to.
+        free: Every tensor that it uses, and neither makes nor gets as an argument. It may write
+            to them.
         sizes: The sizes of other arguments: dimensions in which those of the first call differ
             from these may differ from call to call.
         backend: The compiler, as ``torch.compile`` takes it.
@@ -65,7 +64,7 @@ class Graph:
         >>> def add(swap, x):
         ...     total.add_(x)
         ...     return total.sum()
-        >>> graph = Graph(add, [total], [total], backend="aot_eager")
+        >>> graph = Graph(add, [total], backend="aot_eager")
         >>> [graph(x).item() for _ in range(3)], total
         ([2.0, 4.0, 6.0], tensor([3., 3.]))
     """
@@ -73,30 +72,25 @@ class Graph:
     def __init__(
         self,
         function: Callable[..., Any],
-        free: Sequence[Tensor],
-        written: Sequence[Tensor],
+        free: Iterable[Tensor],
         *,
         sizes: Sequence[Sequence[int]] = (),
         backend: str = "inductor",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.function = function
-        marks = {id(tensor) for tensor in written}
-        self.free = sorted(free, key=lambda tensor: id(tensor) not in marks)  # the written first
-        self.count = len(marks)
+        self.free = list({id(tensor): tensor for tensor in free}.values())
         self.sizes = sizes
         self.traces = 0  # several for each compilation
         self._bind()
         self._outputs: Any = None
-        chosen = None if options is None else dict(options)
-        run = torch.compile(
+        self._run: Callable[..., Any] = torch.compile(
             _own_code(self._step()),
             fullgraph=True,
             dynamic=False,
             backend=backend,
-            options=chosen,
+            options=None if options is None else dict(options),
         )
-        self._run: Callable[..., Any] = run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._given = leaves, _ = flatten(args, kwargs)
@@ -115,37 +109,29 @@ class Graph:
         self._inputs = [t.detach().view(t.shape or 1) for t in self.free]
 
     def _step(self) -> Callable[..., Any]:
-        traced, count = _traced(self._trace), self.count
+        traced = _traced(self._trace)
 
         def step(inputs: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
-            outputs, new = traced(inputs, batch)
-            for tensor, value in zip(inputs[:count], new, strict=True):
-                tensor.copy_(value)
-            return outputs
+            found: list[Tensor] = traced(inputs, batch)
+            return found
 
         return step
 
-    def _trace(
-        self, inputs: list[Tensor], batch: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _trace(self, inputs: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
         self.traces += 1
         leaves, spec = self._given
         tensors = iter(batch)
         leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = unflatten(leaves, spec)
-        values = [t.view(f.shape) for t, f in zip(inputs, self.free, strict=True)]
-        values = [v.clone() if i < self.count else v.detach() for i, v in enumerate(values)]
-        for value, tensor in zip(values, self.free, strict=True):
-            value.requires_grad_(tensor.requires_grad)
-        swap = _Swap({id(t): v for t, v in zip(self.free, values, strict=True)})
+        table = {}
+        for tensor, value in zip(self.free, inputs, strict=True):
+            stand_in = value.view(tensor.shape).detach()
+            table[id(tensor)] = stand_in.requires_grad_(tensor.requires_grad)
+        swap = _Swap(table)
         with swap, traceable():
             outputs = self.function(swap.substitute, *args, **kwargs)
         flat, self._outputs = tree_flatten(outputs)
-        new = [
-            value.detach().view(t.shape)
-            for value, t in zip(values[: self.count], inputs[: self.count], strict=True)
-        ]
-        return [tensor.detach() for tensor in flat], new
+        return [tensor.detach() for tensor in flat]
 
 
 def _free_sizes(tensor: Tensor, sizes: Sequence[int] | None) -> Tensor:

@@ -9,7 +9,6 @@ __all__ = [
     "owner",
     "state",
     "unchanged",
-    "used_tensors",
 ]
 
 import inspect
@@ -160,7 +159,6 @@ class _Record(TorchFunctionMode):
         super().__init__()
         self.made: dict[int, Tensor] = {}  # kept alive, so that no id comes twice
         self.free: dict[int, Tensor] = {}
-        self.versions: dict[int, int] = {}
         self.constants: dict[int, Tensor] = {}  # values before
 
     def __torch_function__(
@@ -169,7 +167,6 @@ class _Record(TorchFunctionMode):
         for tensor in _tensors((args, kwargs or {})):
             if id(tensor) not in self.made and id(tensor) not in self.free:
                 self.free[id(tensor)] = tensor
-                self.versions[id(tensor)] = tensor._version
                 if not tensor.requires_grad and not tensor.is_meta:
                     self.constants[id(tensor)] = tensor.detach().clone()
         result = func(*args, **(kwargs or {}))
@@ -178,21 +175,11 @@ class _Record(TorchFunctionMode):
                 self.made[id(tensor)] = tensor
         return result
 
-    @property
-    def written(self) -> list[Tensor]:
-        return [tensor for key, tensor in self.free.items() if self._is_written(key, tensor)]
-
-    def _is_written(self, key: int, tensor: Tensor) -> bool:
-        if tensor._version != self.versions[key]:
-            return True
-        # batch norm's statistics keep their version
-        return key in self.constants and not torch.equal(tensor, self.constants[key])
-
     def restore(self) -> None:
         with torch.no_grad():
-            for tensor in self.written:
-                if id(tensor) in self.constants:
-                    tensor.copy_(self.constants[id(tensor)])
+            for key, value in self.constants.items():  # batch norm's keep their version
+                if not torch.equal(self.free[key], value):
+                    self.free[key].copy_(value)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -205,21 +192,14 @@ def free_tensors(program: Program, *args: Any, **kwargs: Any) -> list[Tensor]:
     The program runs once; the random state and every tensor that it wrote to are restored.
     Those of the batch are left out.
     """
-    return used_tensors(program, *args, **kwargs)[0]
-
-
-def used_tensors(program: Program, *args: Any, **kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
-    r"""What :func:`free_tensors` finds, and those of them that the program writes to."""
     record = _Record()
     try:
         with unchanged(program), poutine.block(), record:
             program(*args, **kwargs)
     finally:
-        written = record.written
         record.restore()
     batch = {id(tensor) for tensor in _tensors((args, kwargs))}
-    free = [tensor for tensor in record.free.values() if id(tensor) not in batch]
-    return free, [tensor for tensor in written if id(tensor) not in batch]
+    return [tensor for tensor in record.free.values() if id(tensor) not in batch]
 
 
 def named_parameters(

@@ -27,16 +27,20 @@ def traceable() -> Iterator[None]:
     Losses keep values and gradients: what became a number is detached, and terms of probability
     zero, which ``TraceEnum_ELBO`` leaves out, count zero.
     """
-    stand_ins = {"warn_if_nan": lambda *_: None, "torch_item": _detached}
     with ExitStack() as stack:
         for module in _MODULES:
-            here = {name: value for name, value in stand_ins.items() if hasattr(module, name)}
-            stack.enter_context(mock.patch.multiple(module, **here))
+            for name, stand_in in (("warn_if_nan", _nothing), ("torch_item", _detached)):
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, stand_in))
         expectation = _without_branch(util.Dice.compute_expectation)
         stack.enter_context(mock.patch.object(util.Dice, "compute_expectation", expectation))
         stack.enter_context(mock.patch.object(util, "_fulldot", _dot_where_likely))
         stack.enter_context(pyro.validation_enabled(False))
         yield
+
+
+def _nothing(*_: Any) -> None:
+    pass
 
 
 def _detached(value: Any) -> Any:
