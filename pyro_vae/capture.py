@@ -1,12 +1,13 @@
-r"""Which steps run as compiled graphs, and the graphs."""
+r"""Which steps run as compiled graphs."""
 
-__all__ = ["Capture", "Mode", "pays"]
+__all__ = ["Capture", "Mode"]
 
 import hashlib
 import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,10 @@ from torch.optim import Optimizer
 
 from pyro_vae.arguments import flatten
 from pyro_vae.capturable import examine, refusal
-from pyro_vae.graph import Graph, Substitute
-from pyro_vae.loss import Loss, clipped
+from pyro_vae.graph import Substitute
+from pyro_vae.loss import Loss
 from pyro_vae.pair import Plan
+from pyro_vae.step import Step
 from pyro_vae.uncapturable import Uncapturable
 from pyro_vae.update import Update
 from pyro_vae.watch import Watch
@@ -36,20 +38,12 @@ _RARE = 100
 _KINDS = 8
 
 
-class _Kind(NamedTuple):
-    r"""What a trace depends on, in plain values."""
+@dataclass
+class _Kind:
+    r"""Steps that differ in sizes only: those of the first, and graphs for these and others."""
 
-    constants: Hashable
-    options: Hashable
-    values: Hashable
-    modes: Hashable
-
-
-def pays(mode: Mode, steps: int | None) -> bool | None:
-    r"""Whether steps are captured from the beginning; None: after some, since nobody knows."""
-    if mode != "auto":
-        return bool(mode)
-    return None if steps is None else steps >= _WORTH
+    sizes: list[list[int]]
+    steps: dict[bool, Step | None] = field(default_factory=dict)  # None: the compiler refused
 
 
 class Capture:
@@ -71,7 +65,7 @@ class Capture:
 
     def __init__(self, loss: Loss, mode: Mode, steps: int | None, clip_norm: float | None) -> None:
         self.loss, self.mode, self.clip_norm = loss, mode, clip_norm
-        self.start = {True: 1, False: math.inf, None: _PATIENCE}[pays(mode, steps)]
+        self.start = _start(mode, steps)
         self.count = self.others = 0
         self.kinds: dict[str, list[list[int]]] = {}  # by digest, the first sizes
         self.compilations = 0
@@ -82,9 +76,8 @@ class Capture:
         self._checked = False
         self._stepped: set[str] = set()
         self._said: set[str] = set()
-        self._digests: dict[Any, str] = {}
-        self._graphs: dict[Any, Graph | None] = {}  # None: it was tried
-        self._watches: dict[int, tuple[Plan, Watch]] = {}
+        self._kinds: dict[Hashable, _Kind | None] = {}
+        self._watches: dict[int, tuple[Plan, Watch]] = {}  # plans stay, so that no id comes twice
         self._update: Update | None = None
 
     def step(
@@ -187,19 +180,28 @@ class Capture:
     ) -> Result | None:
         if self._update is None or self._update.stale():
             self._update = Update(optimizer)
-            self._graphs.clear()
+            self._kinds.clear()
         leaves, _ = flatten(args, kwargs)
-        kind = self._kind(plan, leaves)
         sizes = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
-        first = self._first_sizes(plan, kind, sizes)
-        if first is None or (first != sizes and not self._is_frequent()):
+        kind = self._kind(plan, leaves, sizes)
+        if kind is None or (kind.sizes != sizes and not self._is_frequent()):
             return None
-        key = id(plan), kind, first == sizes
-        if key not in self._graphs:
-            self._graphs[key] = self._build(plan, parameters, args, kwargs, first)
-        return self._run(key, parameters, args, kwargs)
+        first = kind.sizes == sizes
+        if first not in kind.steps:
+            kind.steps[first] = self._build(plan, parameters, args, kwargs, kind.sizes)
+        step = kind.steps[first]
+        if step is None:
+            return None
+        try:
+            return self._run(step, parameters, args, kwargs)
+        except Uncapturable as error:
+            if first:
+                raise
+            kind.steps[first] = None
+            self._say(f"batches of other sizes than the first are not captured: {error}")
+            return None
 
-    def _kind(self, plan: Plan, leaves: list[Any]) -> _Kind:
+    def _kind(self, plan: Plan, leaves: list[Any], sizes: list[list[int]]) -> _Kind | None:
         assert self._update is not None
         if id(plan) not in self._watches:
             pair = self.loss.pair
@@ -209,23 +211,21 @@ class Capture:
         modules = objective.modules() if isinstance(objective, nn.Module) else ()
         modes = tuple(module.training for module in modules)
         values = self._watches[id(plan)][1].values()
-        return _Kind(constants, self._update.options, values, modes)
+        key = id(plan), constants, self._update.options, values, modes
+        if key not in self._kinds:
+            text = repr((plan.structure, *key[1:]))
+            self._kinds[key] = self._enter(hashlib.sha256(text.encode()).hexdigest()[:16], sizes)
+        return self._kinds[key]
 
-    def _first_sizes(self, plan: Plan, kind: _Kind, sizes: list[list[int]]) -> Any:
-        r"""The sizes of the first batch of a kind; None if there are too many kinds."""
-        key = id(plan), kind
-        if key not in self._digests:
-            text = repr((plan.structure, tuple(kind)))
-            self._digests[key] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        digest = self._digests[key]
+    def _enter(self, digest: str, sizes: list[list[int]]) -> _Kind | None:
+        r"""A kind that is captured; None if there are too many."""
         if digest not in self.kinds and len(self.kinds) >= _KINDS:
-            changed = self._watches[id(plan)][1].changed() or "arguments or options change"
             self._say(
                 f"expected steps of at most {_KINDS} kinds, each of which is compiled, got more, "
-                f"which are taken eagerly: {changed}; pass what changes as a tensor"
+                "which are taken eagerly: pass what changes as a tensor, or change it in place"
             )
             return None
-        return self.kinds.setdefault(digest, sizes)
+        return _Kind(self.kinds.setdefault(digest, sizes))
 
     def _is_frequent(self) -> bool:
         self.others += 1
@@ -238,52 +238,34 @@ class Capture:
         args: Args,
         kwargs: Kwargs,
         sizes: list[list[int]],
-    ) -> Graph:
+    ) -> Step:
         assert self._update is not None
-        free = self.check(plan, args, kwargs)
-        trained, update, clip_norm = (
+        return Step(
+            self.loss,
+            plan,
             self.loss.trained(plan, parameters),
             self._update,
             self.clip_norm,
+            self.check(plan, args, kwargs),
+            self.keeps_gradients,
+            sizes,
+            **self.compiling,
         )
-        written = [*trained.values(), *update.written]
-
-        def step(swap: Substitute, *args: Any, **kwargs: Any) -> Any:
-            with torch.enable_grad():
-                loss, found, metrics = self.loss.gradients(plan, args, kwargs)
-            gradients = clipped(dict(zip(trained, found, strict=True)), clip_norm)
-            with torch.no_grad():
-                finite = loss.isfinite()
-                before = [swap(tensor).clone() for tensor in written]
-                update(swap, {trained[name]: g for name, g in gradients.items()})
-                for tensor, value in zip(written, before, strict=True):
-                    swap(tensor).copy_(torch.where(finite, swap(tensor), value))
-            return loss, metrics, gradients if self.keeps_gradients else {}
-
-        return Graph(step, (*free, *written, *update.read), sizes=sizes, **self.compiling)
 
     def _run(
-        self, key: Any, parameters: Mapping[str, Tensor], args: Args, kwargs: Kwargs
-    ) -> Result | None:
-        assert self._update is not None
-        if (graph := self._graphs[key]) is None:
-            return None
-        self._update.refresh()
-        traces = graph.traces
+        self, step: Step, parameters: Mapping[str, Tensor], args: Args, kwargs: Kwargs
+    ) -> Result:
+        traces = step.graph.traces
         if not traces:
             self.announce("compiling the step")
         try:
-            loss, metrics, gradients = graph(*args, **kwargs)
+            loss, metrics, gradients = step(args, kwargs)
         except Exception as error:
-            if traces == graph.traces and not _is_compilers(error):
+            compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+            if traces == step.graph.traces and not compiling:
                 raise
-            self._graphs[key] = None
-            reason = refusal(error)
-            if key[-1]:
-                raise Uncapturable(reason) from error
-            self._say(f"batches of other sizes than the first are not captured: {reason}")
-            return None
-        self.compilations += traces != graph.traces
+            raise Uncapturable(refusal(error)) from error
+        self.compilations += traces != step.graph.traces
         for name, parameter in parameters.items():
             parameter.grad = gradients.get(name)
         return loss, metrics
@@ -294,5 +276,10 @@ class Capture:
             warnings.warn(text, UserWarning, stacklevel=5)
 
 
-def _is_compilers(error: Exception) -> bool:
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+def _start(mode: Mode, steps: int | None) -> float:
+    r"""The number of steps before the first that is captured."""
+    if mode != "auto":
+        return 1 if mode else math.inf
+    if steps is None:
+        return _PATIENCE
+    return 1 if steps >= _WORTH else math.inf

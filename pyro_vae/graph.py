@@ -101,7 +101,7 @@ class Graph:
             batch = [_free_sizes(t, sizes) for t, sizes in zip_longest(batch, self.sizes)]
         with torch.no_grad():
             found = self._run(self._inputs, batch)
-        return tree_unflatten(found, self._outputs)
+        return found if self._outputs is None else tree_unflatten(found, self._outputs)
 
     def _bind(self) -> None:
         self._places = [tensor.data_ptr() for tensor in self.free]
@@ -131,6 +131,8 @@ class Graph:
         with swap, traceable():
             outputs = self.function(swap.substitute, *args, **kwargs)
         flat, self._outputs = tree_flatten(outputs)
+        if isinstance(outputs, list) and len(outputs) == len(flat):
+            self._outputs = None  # it is one list, as is returned
         return [tensor.detach() for tensor in flat]
 
 

@@ -2,6 +2,7 @@ r"""Stochastic variational inference: one optimisation step."""
 
 __all__ = ["SVI"]
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
 from typing import Any, get_args
@@ -183,7 +184,7 @@ class SVI:
         Raises:
             ValueError: If it is not.
         """
-        if loss.isfinite():
+        if math.isfinite(loss.item()):
             return
         with torch.no_grad():
             cause = first_nonfinite(self.pair.draw(args, kwargs), self.pair.parameters)
