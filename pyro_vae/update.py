@@ -78,20 +78,21 @@ class Update:
             for group in optimizer.param_groups
         ]
         self._values: dict[int, float] = {}
+        self._seen: list[dict[str, Any]] = []
+        self._moving: list[set[str]] = []
+        self._theirs: list[Tensor] = []
+        self._look()
         mine = (t for rates in self._rates for tensors in rates.values() for t in tensors)
-        theirs = (t for group in optimizer.param_groups for t in _options(group))
-        self.read = _distinct((*mine, *theirs))
-        self.written = _distinct(_leaves(optimizer))
+        self.read = _distinct((*mine, *self._theirs))
+        states = optimizer.state.values()
+        self.written = _distinct(v for s in states for v in s.values() if isinstance(v, Tensor))
         self._held = self._objects()
 
     @property
     def options(self) -> Hashable:
         r"""All options that the graph holds as constants, by value: it is valid for these only."""
-        changing = {"params", "param_names"}.union(*(clip.changing for clip in self._clips))
-        return tuple(
-            tuple((k, _frozen(v)) for k, v in group.items() if k not in changing and k not in rates)
-            for group, rates in zip(self.optimizer.param_groups, self._rates, strict=True)
-        )
+        self._look()
+        return self._options
 
     def refresh(self) -> None:
         r"""Does a step's Python: decays rates, puts them into tensors; once before each run."""
@@ -112,10 +113,30 @@ class Update:
 
         To be asked before :meth:`refresh`.
         """
+        self._look()
         now = self._objects()
         same = len(now) == len(self._held) and all(map(operator.is_, now, self._held))
-        scheduled = [self._scheduled(group) for group in self.optimizer.param_groups]
-        return not same or scheduled != [list(rates) for rates in self._rates]
+        return not same or self._scheduled_now != [list(rates) for rates in self._rates]
+
+    def _look(self) -> None:
+        r"""Reads the options, where one that the graph holds is another than when last read."""
+        groups = self.optimizer.param_groups
+        if len(self._seen) == len(groups) and not self._theirs:  # tensors are equal to others
+            for group, seen, moving in zip(groups, self._seen, self._moving, strict=True):
+                for key in moving:
+                    if key in group and not isinstance(group[key], Tensor):
+                        seen[key] = group[key]
+            if groups == self._seen:
+                return
+        self._scheduled_now = [self._scheduled(group) for group in groups]
+        own = {"params", "param_names"}.union(*(clip.changing for clip in self._clips))
+        self._moving = [own.union(names) for names in self._scheduled_now]
+        self._seen = [dict(group) for group in groups]
+        self._theirs = [t for group in groups for t in _options(group)]
+        self._options = tuple(
+            tuple((key, _frozen(value)) for key, value in group.items() if key not in moving)
+            for group, moving in zip(groups, self._moving, strict=True)
+        )
 
     @torch.no_grad()
     def __call__(self, swap: Substitute, gradients: Mapping[Tensor, Tensor | None]) -> None:
@@ -249,20 +270,21 @@ class Update:
     def _objects(self) -> list[Any]:
         r"""Whatever this holds on to, or was built from."""
         optimizer, groups = self.optimizer, self.optimizer.param_groups
-        fixed = (optimizer.state, groups, *groups, *_hooks(optimizer))
-        used = (t for group in groups for t in (*group["params"], *_options(group)))
-        return [*fixed, *used, *optimizer.state, *_leaves(optimizer)]
+        objects = [optimizer.state, groups, *groups, *_hooks(optimizer), *optimizer.state]
+        for group in groups:
+            objects += group["params"]
+        for state in optimizer.state.values():
+            objects += state.values()
+        return objects + self._theirs
 
 
 def _hooks(optimizer: Optimizer) -> list[Any]:
-    everywhere = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-    tables = [getattr(torch_optimizer, name) for name in everywhere]
-    tables += [getattr(optimizer, name) for name in _HOOKS]
-    return [hook for table in tables for hook in table.values()]
-
-
-def _leaves(optimizer: Optimizer) -> list[Tensor]:
-    return [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
+    return [
+        *torch_optimizer._global_optimizer_pre_hooks.values(),
+        *optimizer._optimizer_step_pre_hooks.values(),
+        *optimizer._optimizer_step_post_hooks.values(),
+        *torch_optimizer._global_optimizer_post_hooks.values(),
+    ]
 
 
 def _numbers(value: Any) -> tuple[Any, ...]:
