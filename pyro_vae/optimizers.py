@@ -9,8 +9,9 @@ from typing import Any, cast
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam
+
+from pyro_vae.clips import ByParameter, to_torch
 
 Named = Sequence[tuple[str, Tensor]]
 OptimizerLike = Callable[[Any], Optimizer] | PyroOptim
@@ -23,7 +24,8 @@ def make_optimizer(optim: OptimizerLike, named: Named) -> Optimizer:
         optim: A ``torch.optim`` class or ``functools.partial`` of one, any callable from the
             pairs to an optimiser, or a ``pyro.optim`` object: its constructor, arguments (by
             parameter too), clipping and schedule are kept, its one optimiser per parameter is
-            not. Names are prefixed ``model.`` and ``guide.``.
+            not, and ``ClippedAdam`` becomes torch's Adam (see :func:`pyro_vae.clips.to_torch`).
+            Names are prefixed ``model.`` and ``guide.``.
         named: The pairs.
 
     Raises:
@@ -113,6 +115,7 @@ def _unwrapped(optim: PyroOptim, named: Named) -> Optimizer:
         groups = [{"params": [p], **o} for (_, p), o in zip(named, options, strict=True)]
         # the first's options are the defaults too: an option may have none
         optimizer = construct(groups, **options[0])
+    optimizer = to_torch(optimizer)
     _add_clips(optimizer, optim, named)
     if isinstance(optim, PyroLRScheduler):
         # Pyro's users call optim.step() after an epoch: it steps what it finds here
@@ -132,12 +135,4 @@ def _options(options: Any, name: str, split: bool) -> dict[str, Any]:
 def _add_clips(optimizer: Optimizer, optim: PyroOptim, named: Named) -> None:
     if optim.pt_clip_args:
         clips = [(p, _options(optim.pt_clip_args, name, split=True)) for name, p in named]
-        optimizer.register_step_pre_hook(lambda *_: _clip(clips))
-
-
-def _clip(clips: Sequence[tuple[Tensor, dict[str, Any]]]) -> None:
-    for parameter, clip in clips:
-        if "clip_norm" in clip:
-            clip_grad_norm_(parameter, clip["clip_norm"])
-        if "clip_value" in clip:
-            clip_grad_value_(parameter, clip["clip_value"])
+        optimizer.register_step_pre_hook(ByParameter(clips))
