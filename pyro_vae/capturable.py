@@ -50,7 +50,10 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def refusal(error: Exception) -> str:
-    r"""Why the compiler made no graph, in one line."""
+def refusal(error: Exception) -> Uncapturable:
+    r"""What the compiler raised, in words: the reason that was given while it traced, if any."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Uncapturable):
+        cause = cause.__cause__ or cause.__context__
     first = str(error).strip().split("\n", 1)[0]
-    return f"the compiler refuses it ({type(error).__name__}: {first})"
+    return cause or Uncapturable(f"the compiler refuses it ({type(error).__name__}: {first})")

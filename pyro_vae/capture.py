@@ -264,7 +264,7 @@ class Capture:
             compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
             if traces == step.graph.traces and not compiling:
                 raise
-            raise Uncapturable(refusal(error)) from error
+            raise refusal(error) from error
         self.compilations += traces != step.graph.traces
         for name, parameter in parameters.items():
             parameter.grad = gradients.get(name)

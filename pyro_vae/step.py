@@ -45,6 +45,7 @@ class Step:
         self.loss, self.plan, self.trained, self.update = loss, plan, trained, update
         self.clip_norm, self.keeps_gradients = clip_norm, keeps_gradients
         self._names: list[str] = []
+        self._kept: list[str] = []
         used = (*free, *trained.values(), *update.written, *update.read)
         self.graph = Graph(self._take, used, sizes=sizes, **compiling)
 

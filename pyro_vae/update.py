@@ -57,7 +57,7 @@ class Update:
         ...     update(swap, {x: swap(x).detach().clone()})
         ...     return loss
         >>> free = [x, *update.written, *update.read]
-        >>> graph = Graph(step, free, [x, *update.written], backend="aot_eager")
+        >>> graph = Graph(step, free, backend="aot_eager")
         >>> for rate in (0.5, 0.25):
         ...     optimizer.param_groups[0]["lr"] = rate
         ...     update.refresh()

@@ -54,8 +54,7 @@ class Problem:
 
         self.graphs += 1
         free = [*self.parameters, *self.targets, *update.written, *update.read]
-        written = [*self.parameters, *update.written]
-        return Graph(step, free, written, **{"backend": "aot_eager", **options})
+        return Graph(step, free, **{"backend": "aot_eager", **options})
 
     def tensors(self) -> Iterator[Tensor]:
         yield from (p.detach() for p in self.parameters)
