@@ -1,134 +1,457 @@
-r"""A whole step of the digits VAE as one compiled graph equals the eager step.
+r"""Which steps are captured, and that whatever changes is seen."""
 
-The step keeps Python and tensors apart, so that it can be captured; the library's own captured
-step will be built on what this test does by hand.
-"""
-
-import copy
-import inspect
-import types
-from collections import defaultdict
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 
 from pyro_vae import SVI
-from pyro_vae.data import load
+from pyro_vae.capture import Capture
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
 from pyro_vae.nn import mlp
+from pyro_vae.objectives import ELBO
+from pyro_vae.uncapturable import Uncapturable
 
-# before torch 2.15 the name is not public
-nonstrict_trace = getattr(torch.compiler, "nonstrict_trace", None)
-if nonstrict_trace is None:
-    from torch._dynamo import nonstrict_trace
-
-
-class Swap(TorchFunctionMode):
-    r"""Replaces tensors by others, by identity, wherever a program uses them."""
-
-    def __init__(self, table: dict[int, Tensor]) -> None:
-        super().__init__()
-        self.table = table
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        swapped = tree_map_only(Tensor, lambda t: self.table.get(id(t), t), (args, kwargs or {}))
-        return func(*swapped[0], **swapped[1])
+N, F, D = 7, 5, 2
+sgd = partial(torch.optim.SGD, lr=1e-2)
+adam = partial(torch.optim.Adam, lr=1e-2)
 
 
-def digits_svi() -> tuple[SVI, Tensor]:
-    pyro.set_rng_seed(0)
-    data = load("digits")
-    model = VAE(data.event_shape, 8, data.likelihood, mlp(8, 64, (64,)))
-    guide = AmortizedNormal(data.event_shape, {"z": 8}, mlp(64, 16, (64,)))
-    return SVI(model, guide, partial(torch.optim.SGD, lr=1e-3)), data.train["x"][:64]
+def binary(n: int = N) -> Tensor:
+    generator = torch.Generator().manual_seed(n)
+    return (torch.rand(n, F, generator=generator) < 0.4).to(torch.get_default_dtype())
 
 
-def shadow_step(svi: SVI, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    r"""The optimiser's own code on copies: ``step`` itself would break the graph."""
-    real = list(svi.pair.parameters.values())
-    copies = {id(r): p.detach().clone() for r, p in zip(real, parameters, strict=True)}
-    for r, gradient in zip(real, gradients, strict=True):
-        copies[id(r)].grad = gradient
-    shadow = copy.copy(svi.optimizer)
-    shadow.state = defaultdict(dict)
-    shadow.param_groups = [
-        {
-            **group,
-            "params": [copies[id(p)] for p in group["params"]],
-            "fused": None,
-            "foreach": True,
-        }
-        for group in svi.optimizer.param_groups
-    ]
-    with torch.no_grad(), mock.patch("torch.compiler.is_compiling", return_value=True):
-        inspect.unwrap(type(shadow).step)(shadow)
-    return [copies[id(r)] for r in real]
+def programs(dropout: float = 0.0) -> tuple[VAE, AmortizedNormal]:
+    decoder = nn.Sequential(mlp(D, 8, ()), nn.Dropout(dropout), nn.ReLU(), nn.Linear(8, F))
+    return VAE((F,), D, decoder=decoder), AmortizedNormal((F,), {"z": D})
 
 
-def captured(svi: SVI, x: Tensor) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
-    real, plan = list(svi.pair.parameters.values()), svi.pair.plan((x,), {})
-    known = {id(p) for p in real}
-    buffers = [b for b in svi.tensors().values() if id(b) not in known] + [svi.loss.beta]
+def traced(svi: SVI) -> SVI:
+    r"""Without the compiler, which takes seconds: what is traced is the same."""
+    svi.capture.compiling = {"backend": "aot_eager"}
+    return svi
 
-    @nonstrict_trace
-    def traced(
-        parameters: list[Tensor], constants: list[Tensor], x: Tensor
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        leaves = [p.detach().requires_grad_() for p in parameters]
-        swaps = zip([*real, *buffers], [*leaves, *constants], strict=True)
-        table = {id(old): new for old, new in swaps}
-        model, guide = ([table[id(p)] for p in ps] for ps in (plan.model, plan.guide))
-        swapped = replace(plan, model=tuple(model), guide=tuple(guide))
-        with torch.enable_grad(), Swap(table), pyro.validation_enabled(False):
-            loss, gradients, _ = svi.gradients(swapped, (x,), {})
-        return loss, list(gradients), shadow_step(svi, leaves, gradients)
 
-    inputs = [p.detach() for p in real]
+def pair_of_svi(optim: Any = adam, loss: Any = ELBO, **options: Any) -> tuple[SVI, SVI]:
+    r"""The same twice, eager and captured."""
+    found = []
+    for capture in (False, True):
+        pyro.set_rng_seed(0)
+        svi = SVI(*programs(options.pop("dropout", 0.0)), optim, loss(), capture=capture, **options)
+        found.append(traced(svi))
+    return found[0], found[1]
 
-    def step(x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        loss, gradients, new = traced(inputs, buffers, x)
-        for p, value in zip(inputs, new, strict=True):
-            p.copy_(value)
-        return loss, gradients
 
-    # the compiler caches by code object and guards nothing that was traced
-    own = types.FunctionType(
-        step.__code__.replace(), step.__globals__, "step", None, step.__closure__
+def assert_same_steps(
+    eager: SVI, captured: SVI, *batches: tuple[Any, ...], before: Callable[[SVI], Any] | None = None
+) -> None:
+    r"""Loss and all tensors are equal after each batch, on the same noise."""
+    for seed, batch in enumerate(batches):
+        losses = []
+        for svi in (eager, captured):
+            if before is not None:
+                before(svi)
+            pyro.set_rng_seed(seed)
+            losses.append(svi.step(*batch).item())
+        assert losses[1] == pytest.approx(losses[0], rel=1e-12)
+        ours, theirs = captured.tensors(), eager.tensors()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def captures(svi: SVI) -> int:
+    return svi.capture.compilations
+
+
+class TestWhich:
+    r"""When a step is captured."""
+
+    @pytest.mark.parametrize(
+        ("mode", "steps", "first"),
+        [(False, 10**6, None), (True, 10, 2), ("auto", 3999, None), ("auto", 4000, 2)],
     )
-    return torch.compile(own, fullgraph=True, options={"fallback_random": True})
+    def test_by_the_number_of_planned_steps(self, mode: Any, steps: int, first: int | None) -> None:
+        svi = traced(SVI(*programs(), adam, capture=mode, steps=steps))
+        for step in range(1, 5):
+            svi.step(binary())
+            assert captures(svi) == (first is not None and step >= first)
+
+    def test_after_500_steps_where_nobody_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        svi = traced(SVI(*programs(), adam))
+        assert svi.capture.start == 500
+        svi.capture.start = 3
+        for step in range(1, 6):
+            svi.step(binary())
+            assert captures(svi) == (step > 3)
+
+    def test_each_size_is_eager_while_rare_then_all_share_a_graph(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pyro_vae.capture._RARE", 2)
+        eager, captured = pair_of_svi()
+        sizes = [N, N, 3, N, 4, 3, 5, 6, N, 9, 11]
+        counts = []
+        for size in sizes:
+            assert_same_steps(eager, captured, (binary(size),))
+            counts.append(captures(captured))
+        # N from its second step; 3 and 4 are rare, 3 comes with a graph for 5, 6, 9, 11, too
+        assert counts == [0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]
+
+    def test_arguments_are_checked(self) -> None:
+        with pytest.raises(ValueError, match="capture to be True, False or 'auto', got 'yes'"):
+            SVI(*programs(), adam, capture="yes")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="positive number of steps, got 0"):
+            SVI(*programs(), adam, steps=0)
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_a_captured_step_equals_the_eager_step() -> None:
-    eager, x = digits_svi()
-    mirrored, _ = digits_svi()
-    for svi in (eager, mirrored):  # the first step makes the optimiser
-        pyro.set_rng_seed(1)
-        svi.step(x)
-    step = captured(mirrored, x)
+class TestWhatChanges:
+    r"""No graph outlives what it was traced with; no test resets the compiler."""
 
-    for seed in (2, 3, 4):
-        pyro.set_rng_seed(seed)
-        expected = eager.step(x)
-        pyro.set_rng_seed(seed)
-        with torch.no_grad():
-            loss, gradients = step(x)
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
-        for gradient, parameter in zip(gradients, eager.pair.parameters.values(), strict=True):
-            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-10)
-        for name, parameter in eager.pair.parameters.items():
-            torch.testing.assert_close(
-                mirrored.pair.parameters[name], parameter, rtol=1e-10, atol=1e-12
+    def test_training_modes(self) -> None:
+        eager, captured = pair_of_svi(dropout=0.5)
+
+        def evaluating(svi: SVI) -> None:
+            svi.pair.model.__self__.eval()  # type: ignore[attr-defined]
+
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        assert_same_steps(eager, captured, *[(binary(),)] * 3, before=evaluating)
+        assert captures(captured) == 2
+
+    def test_frozen_parameters(self) -> None:
+        eager, captured = pair_of_svi(optim=sgd)
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for svi in (eager, captured):
+            for parameter in svi.pair.model.__self__.decoder.parameters():  # type: ignore[attr-defined]
+                parameter.requires_grad_(False)
+        before = {n: t.clone() for n, t in captured.tensors().items()}
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        after = captured.tensors()
+        same = {name for name in before if torch.equal(before[name], after[name])}
+        assert {n for n in before if n.startswith("model.decoder")} <= same
+        assert not any(name.startswith("guide.encoder") for name in same)
+
+    def test_two_objectives_on_one_pair(self) -> None:
+        pyro.set_rng_seed(0)
+        model, guide = programs()
+        x = binary()
+        bounds = [ELBO(), ELBO(kl="sampled", particles=3), ELBO(beta=4.0), Trace_ELBO()]
+        pairs = [
+            [traced(SVI(model, guide, partial(sgd, lr=0.0), b, capture=c)) for c in (False, True)]
+            for b in bounds
+        ]
+        for _ in range(3):
+            for eager, captured in pairs:
+                assert_same_steps(eager, captured, (x,))
+        assert [captures(captured) for _, captured in pairs] == [1] * 4
+
+    def test_two_models_of_one_class(self) -> None:
+        for width in (3, 4):
+            pyro.set_rng_seed(width)
+            found = []
+            for capture in (False, True):
+                pyro.set_rng_seed(width)
+                model = VAE((F,), width)
+                guide = AmortizedNormal((F,), {"z": width})
+                found.append(traced(SVI(model, guide, adam, capture=capture)))
+            assert_same_steps(*found, *[(binary(),)] * 3)
+
+    def test_the_weight_beta_costs_no_compilation(self) -> None:
+        eager, captured = pair_of_svi()
+        for step in range(6):
+            for svi in (eager, captured):
+                svi.loss.beta.fill_(0.1 * step)  # type: ignore[union-attr]
+            assert_same_steps(eager, captured, (binary(),))
+        assert captures(captured) == 1
+
+    def test_nor_does_the_learning_rate(self) -> None:
+        eager, captured = pair_of_svi()
+        for step in range(6):
+            for svi in (eager, captured):
+                svi.prepare(binary()).param_groups[0]["lr"] = 0.01 / (1 + step)
+            assert_same_steps(eager, captured, (binary(),))
+        assert captures(captured) == 1
+
+    def test_a_schedule_by_step_sees_the_steps(self) -> None:
+        svi = pair_of_svi()[1]
+        schedule = torch.optim.lr_scheduler.ExponentialLR(svi.prepare(binary()), 0.5)
+        for _ in range(4):
+            svi.step(binary())
+            schedule.step()  # which warns where it saw no step
+        assert schedule.get_last_lr() == [pytest.approx(0.01 / 16)]
+
+    def test_numbers_in_python_arguments_and_attributes(self) -> None:
+        class Tempered(PyroModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.decoder, self.temperature = mlp(D, F, ()), 1.0
+
+            def forward(self, x: Tensor, scale: Any = 1.0) -> None:
+                with pyro.plate("data", x.shape[0], dim=-1):
+                    z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+                    logits = self.decoder(z) * self.temperature * scale
+                    pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+        class Guide(AmortizedNormal):
+            def forward(self, x: Tensor, scale: Any = 1.0) -> Any:
+                return super().forward(x)
+
+        found = []
+        for capture in (False, True):
+            pyro.set_rng_seed(0)
+            found.append(
+                traced(SVI(Tempered(), Guide((F,), {"z": D}), adam, capture=capture))
             )
+        eager, captured = found
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for temperature in (0.5, 2.0):
+            for svi in found:
+                svi.pair.model.__self__.temperature = temperature  # type: ignore[attr-defined]
+            assert_same_steps(eager, captured, *[(binary(),)] * 2)
+        assert captures(captured) == 3
+        assert_same_steps(eager, captured, *[(binary(), s) for s in (0.3, 0.6)])
+        assert captures(captured) == 5
+        scales = [torch.tensor(s) for s in (0.1, 0.2, 0.3, 0.4)]
+        assert_same_steps(eager, captured, *[(binary(), s) for s in scales])
+        assert captures(captured) == 6
+
+    def test_what_changes_at_every_step_is_left_eager_and_said(self) -> None:
+        eager, captured = pair_of_svi()
+        with pytest.warns(UserWarning, match="steps of at most 8 kinds.*pass what changes as"):
+            for step in range(12):
+                for svi in (eager, captured):
+                    svi.loss.beta = torch.tensor(0.1 * step)  # type: ignore[union-attr]
+                assert_same_steps(eager, captured, (binary(),))
+        assert captures(captured) == 8
+
+    def test_parameters_in_the_place_of_others(self) -> None:
+        eager, captured = pair_of_svi(optim=sgd)
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for svi in (eager, captured):
+            svi.pair.model.__self__.decoder[3] = nn.Linear(8, F)  # type: ignore[attr-defined]
+            with torch.no_grad():
+                svi.pair.model.__self__.decoder[3].weight.fill_(0.1)  # type: ignore[attr-defined]
+                svi.pair.model.__self__.decoder[3].bias.fill_(0.2)  # type: ignore[attr-defined]
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+
+    def test_memory_in_the_place_of_other_memory(self) -> None:
+        eager, captured = pair_of_svi()
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for svi in (eager, captured):
+            for parameter in svi.pair.parameters.values():
+                parameter.data = parameter.data.clone() * 1.5  # as Module.to does
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        assert captures(captured) == 1
+
+    def test_the_optimisers_state_in_the_place_of_other_state(self) -> None:
+        eager, captured = pair_of_svi()
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for svi in (eager, captured):
+            state = svi.prepare(binary()).state_dict()
+            for entry in state["state"].values():
+                entry["exp_avg"] = entry["exp_avg"] * 2
+            svi.prepare(binary()).load_state_dict(state)
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+
+
+class TestSteps:
+    r"""What a captured step does besides."""
+
+    def test_clipping(self) -> None:
+        eager, captured = pair_of_svi(optim=sgd, clip_norm=0.5)
+        before = {name: tensor.clone() for name, tensor in captured.tensors().items()}
+        assert_same_steps(eager, captured, (binary(),), (binary(),))
+        moved = [captured.tensors()[n] - t for n, t in before.items()]
+        assert torch.cat([m.flatten() for m in moved]).norm() < 2.01 * 0.5 * 1e-2
+
+    def test_a_loss_that_is_not_finite_trains_nothing(self) -> None:
+        _, svi = pair_of_svi()
+        for _ in range(2):
+            svi.step(binary())
+        before = svi.state_dict()
+        with pytest.raises(ValueError, match="expected a finite loss, got nan"):
+            svi.step(binary() * torch.nan)
+        after = svi.state_dict()
+        for name, tensor in before["tensors"].items():
+            assert torch.equal(after["tensors"][name], tensor)
+        for name, state in before["state"].items():
+            assert all(torch.equal(after["state"][name][key], v) for key, v in state.items())
+
+    def test_gradients_are_left_where_they_are_asked_for(self) -> None:
+        eager, captured = pair_of_svi()
+        assert_same_steps(eager, captured, (binary(),), (binary(),))
+        assert all(p.grad is None for p in captured.pair.parameters.values())
+        captured = traced(SVI(*programs(), adam, capture=True))
+        captured.capture.keeps_gradients = True
+        for _ in range(2):
+            captured.step(binary())
+        assert all(p.grad is not None for p in captured.pair.parameters.values())
+
+    def test_randomness(self) -> None:
+        r"""Through the compiler, whose random numbers are others than torch's."""
+        svi = SVI(*programs(), partial(sgd, lr=0.0), ELBO(kl="sampled"), capture=True)
+        svi.step(binary())
+        losses = []
+        for seed in (0, 0, 1):
+            pyro.set_rng_seed(seed)
+            losses.append([svi.step(binary()).item() for _ in range(3)])
+        assert losses[0] == losses[1]
+        assert len({*losses[0], *losses[2]}) == 6
+
+    def test_particles_differ(self) -> None:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", x.shape[0], dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            loc = pyro.param("loc", lambda: torch.tensor(0.0))
+            with pyro.plate("data", x.shape[0], dim=-1):
+                pyro.sample("z", dist.Normal(loc, 1.0))
+
+        # d/dloc of the bound is the mean of (x - z) over particles: one value if they were one
+        found = {}
+        for particles in (1, 1000):
+            pyro.clear_param_store()
+            bound = ELBO("analytic", particles)
+            svi = SVI(model, guide, partial(torch.optim.SGD, lr=0.0), bound, capture=True)
+            svi.capture.keeps_gradients = True
+            x = torch.zeros(1)
+            svi.step(x)
+            gradients = []
+            for seed in range(8):
+                pyro.set_rng_seed(seed)
+                svi.step(x)
+                gradients.append(pyro.get_param_store()._params["loc"].grad.item())
+            found[particles] = torch.tensor(gradients).std().item()
+        # the standard errors are 1 and 0.032, each known to 1/4 from eight draws
+        assert 0.4 < found[1] < 2.0
+        assert 0.01 < found[1000] < 0.08
+
+
+class TestResuming:
+    @pytest.mark.parametrize("optim", [adam, sgd])
+    def test_state_goes_on_where_it_was(
+        self, optim: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        r"""Bit for bit, whatever was captured before and after; through batches of two sizes."""
+        monkeypatch.setattr("pyro_vae.capture._PATIENCE", 3)
+        monkeypatch.setattr("pyro_vae.capture._RARE", 1)
+        batches = [binary(n) for n in (N, N, 3, N, N, 3, N, 3, N)]
+
+        def run(stop: int | None) -> tuple[list[float], dict[str, Tensor]]:
+            pyro.set_rng_seed(0)
+            svi = traced(SVI(*programs(), optim))
+            losses = []
+            for step, batch in enumerate(batches):
+                if step == stop:
+                    saved = svi.state_dict()
+                    random = torch.get_rng_state()
+                    svi = traced(SVI(*programs(), optim))
+                    svi.load_state_dict(saved)
+                    svi.prepare(batch)
+                    torch.set_rng_state(random)
+                losses.append(svi.step(batch).item())
+            return losses, svi.tensors()
+
+        losses, tensors = run(None)
+        for stop in range(1, len(batches)):
+            again, others = run(stop)
+            assert again == losses
+            assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+def branching(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0], dim=-1):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+        if z.sum() > 0:
+            z = z * 2
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand(x.shape).to_event(1), obs=x)
+
+
+class TestWhatCannotBe:
+    def test_it_trains_eagerly_and_says_why_once(self) -> None:
+        svi = SVI(branching, AmortizedNormal((F,), {"z": D}), adam, steps=10**5)
+        with pytest.warns(UserWarning, match=r"taken eagerly.*test_capture.py:\d+.*z.sum\(\)") as r:
+            for _ in range(4):
+                svi.step(binary())
+        assert len(r) == 1
+        assert captures(svi) == 0
+
+    def test_which_is_an_error_where_it_must_be_captured(self) -> None:
+        svi = SVI(branching, AmortizedNormal((F,), {"z": D}), adam, capture=True)
+        with pytest.raises(Uncapturable, match=r"test_capture.py:\d+.*z.sum\(\).*torch.where"):
+            svi.step(binary())
+
+    def test_never_it_is_not_tried(self) -> None:
+        svi = SVI(branching, AmortizedNormal((F,), {"z": D}), adam, capture=False, steps=10**5)
+        for _ in range(4):
+            svi.step(binary())
+
+    @pytest.mark.parametrize("elbo", [RenyiELBO, TraceGraph_ELBO, ReweightedWakeSleep])
+    def test_losses_that_call_backward_themselves(self, elbo: Any) -> None:
+        loss = elbo(num_particles=2)
+        svi = SVI(*programs(), adam, loss, capture=True)
+        with pytest.raises(Uncapturable, match=f"got {elbo.__name__}, which calls backward"):
+            svi.step(binary())
+        svi = SVI(*programs(), adam, loss, steps=10**5)
+        with pytest.warns(UserWarning, match="which calls backward itself"):
+            for _ in range(3):
+                svi.step(binary())
+
+    def test_arguments_that_are_no_tensors(self) -> None:
+        def model(x: Tensor, extra: Any) -> None:
+            VAE_MODEL(x)
+
+        def guide(x: Tensor, extra: Any) -> None:
+            VAE_GUIDE(x)
+
+        svi = SVI(model, guide, adam, capture=True)
+        with pytest.raises(Uncapturable, match="tensors, numbers and strings, got object"):
+            svi.step(binary(), object())
+
+    def test_an_optimiser_with_a_users_hook(self) -> None:
+        svi = SVI(*programs(), adam, capture=True)
+        svi.prepare(binary()).register_step_pre_hook(lambda *_: None)
+        svi.step(binary())
+        with pytest.raises(Uncapturable, match="without hooks"):
+            svi.step(binary())
+
+    def test_without_a_compiler(self) -> None:
+        r"""In a process whose path has no program at all."""
+        code = (
+            "import torch, warnings\n"
+            "from functools import partial\n"
+            "from pyro_vae import SVI\n"
+            "from pyro_vae.guides import AmortizedNormal\n"
+            "from pyro_vae.models import VAE\n"
+            "model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {'z': 2})\n"
+            "svi = SVI(model, guide, torch.optim.Adam, steps=10**5)\n"
+            "with warnings.catch_warnings(record=True) as said:\n"
+            "    warnings.simplefilter('always')\n"
+            "    for _ in range(4):\n"
+            "        svi.step(torch.eye(4))\n"
+            "said = [str(w.message) for w in said if 'eagerly' in str(w.message)]\n"
+            "print(len(said), said[0], svi.capture.compilations)\n"
+        )
+        environment = {"PATH": "", "HOME": "/nowhere"}
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert found.stdout.startswith("1 steps are not captured, but taken eagerly: expected a C++")
+        assert "found no 'g++': install one" in found.stdout
+        assert found.stdout.rstrip().endswith(" 0")
+
+
+VAE_MODEL, VAE_GUIDE = programs()
