@@ -107,6 +107,14 @@ class _Fakes(TorchFunctionMode):
             self.fakes[id(tensor)], self.reals[id(fake)] = (tensor, fake), tensor
         return self.fakes[id(tensor)][1]
 
+    def stopping(self, error: BaseException | None) -> str:
+        r"""The function of torch's that an error arose in; empty if it was another's."""
+        while error is not None:
+            if self.stopped is not None and error is self.stopped[1]:
+                return self.stopped[0]
+            error = error.__cause__  # Pyro's traces raise another with the sites' shapes
+        return ""
+
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -159,8 +167,7 @@ def explain(
             with mode, fakes, pyro.validation_enabled(False):
                 function(fakes.substitute, *args, **(kwargs or {}))
         except Exception as error:
-            innermost = fakes.stopped is not None and fakes.stopped[1] is error
-            return fakes.stopped[0] if fakes.stopped and innermost else "", error
+            return fakes.stopping(error), error
         return None
 
     with Undone(**programs) as undone:

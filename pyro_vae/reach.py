@@ -23,7 +23,7 @@ from pyro_vae.lines import is_library
 _LEAVES = (bool, int, float, complex, str, bytes, type(None))
 
 # containers in containers and objects in objects, below a module, function or program
-_DEPTH = 3
+_DEPTH = 4
 
 # a list of files, say, counts by identity: nobody wants to look through it at every step
 _LONGEST = 100
@@ -157,6 +157,8 @@ def hashable(value: Any) -> Hashable:
     r"""What equals itself as long as programs read the same value."""
     if isinstance(value, tuple) and fixed(value):
         return type(value), *map(hashable, value)
+    if isinstance(value, (float, complex)):  # nan is nan, and -0.0 is not 0.0
+        return type(value), repr(value)
     return (type(value), value) if fixed(value) else _Same(value)
 
 
@@ -201,6 +203,8 @@ class _Walk:
             yield from self._module(value, name)
         elif isinstance(value, types.FunctionType):
             yield from self._function(value, name)
+        elif isinstance(value, type):
+            yield from self._class(value)
         elif depth < _DEPTH:
             yield from self._object(value, name, depth)
 
@@ -210,7 +214,7 @@ class _Walk:
         yield Table(name, "buffer", module._buffers)
         if module._modules:
             yield Table(name, "module", module._modules, tuple(module._modules))
-        yield from self._class(type(module), name)
+        yield from self._class(type(module))
         for child, part in module._modules.items():
             yield from self.enter(part, f"{name}.{child}", 0)
 
@@ -238,7 +242,7 @@ class _Walk:
                     Table(module.__name__, "attribute", vars(module), looked, module), 0
                 )
 
-    def _class(self, kind: type, name: str) -> Iterator[Table]:
+    def _class(self, kind: type) -> Iterator[Table]:
         r"""Class variables, and what methods read, of classes that the user wrote."""
         for base in kind.__mro__:
             if id(base) in self.seen or not _is_users(base.__module__):
@@ -263,11 +267,13 @@ class _Walk:
         elif isinstance(value, types.MethodType):
             yield from self.enter(value.__self__, name, depth)
             yield from self.enter(value.__func__, name, depth)
-        elif isinstance(value, functools.partial):
-            for part in (value.func, value.args, value.keywords):
+        elif isinstance(value, functools.partial):  # Pyro's handlers are partials, too
+            for part in (value.func, *value.args, value.keywords):
                 yield from self.enter(part, name, depth)
+        elif isinstance(getattr(value, "__self__", None), nn.Module):
+            yield from self.enter(value.__self__, name, depth)
         elif _entered(value):
-            yield from self._class(type(value), name)
+            yield from self._class(type(value))
             if hasattr(value, "__dict__"):
                 yield from self._table(Table(name, "attribute", vars(value), None, value), depth)
             if slots := _slots(type(value)):

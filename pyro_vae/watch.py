@@ -2,6 +2,7 @@ r"""Whether the Python values that programs read are still what they were."""
 
 __all__ = ["Watch"]
 
+from collections import Counter
 from collections.abc import Hashable
 from operator import getitem, is_
 from typing import Any
@@ -97,12 +98,16 @@ class Snapshot:
         self.values: list[Any] = []
         self.found: dict[Place, Any] = {}
         self.open: list[tuple[Table, int]] = []  # new variables count there
+        names = Counter[tuple[str, str]]()  # two functions may each have a closure variable x
         for table in reach(**roots):
+            names[table.kind, table.name] += 1
+            again = names[table.kind, table.name]
+            owner = table.name if again == 1 else f"{table.name} ({again})"
             for name, value in table.now().items():
                 self.tables.append(table.values)
                 self.names.append(name)
                 self.values.append(value)
-                self.found[table.kind, table.name, name] = value
+                self.found[table.kind, owner, name] = value
             if table.names is None:
                 self.open.append((table, len(table.now())))
         self.sized = [table.values for table, _ in self.open]

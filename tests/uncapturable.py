@@ -74,7 +74,7 @@ def takes_array(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
 
 
 def calls_numpy(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
-    return unit(loc - torch.as_tensor(np.exp(x).mean()))
+    return unit(loc - float(np.quantile(x, 0.5)))
 
 
 def lists(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
@@ -200,7 +200,7 @@ UNCAPTURABLE: dict[str, tuple[Make, str, str]] = {
     "float": (takes_float, "math.exp(-x.std())", r"number made of a tensor \(float\(\)\).*math"),
     "format": (formats, 'print(f"{loc.mean():.2f}")', r"a Python number made of a tensor"),
     "numpy": (takes_array, "x.numpy()", "got a NumPy array made of a tensor .*in place of NumPy"),
-    "a function of NumPy": (calls_numpy, "np.exp(x)", "a NumPy array made of a tensor"),
+    "a function of NumPy": (calls_numpy, "np.quantile(x, 0.5)", "a NumPy array made of a tensor"),
     "tolist": (lists, "x.tolist()", r"number made of a tensor \(.tolist\(\)\)"),
     "for": (loops, "range(int(x[0, 0]))", "an integer made of a tensor .*loop over a fixed range"),
     "range": (counts_to, "range(x[0, 0].long())", "an integer made of a tensor"),
@@ -219,7 +219,7 @@ UNCAPTURABLE: dict[str, tuple[Make, str, str]] = {
         "model.last = loc",
         r"attribute 'last' of model written to at .*: .*return it",
     ),
-    "list": (appends, "model.history.append(loc)", "element 0 of model.history written to"),
+    "list": (appends, "model.history.append(loc)", r"element \d of model.history written to"),
     "counter": (
         counts,
         "model.count += 1",
