@@ -192,7 +192,9 @@ def _stopped(name: str, error: Exception) -> str:
     elif isinstance(error, DynamicOutputShapeException):
         expected, advice = _SHAPES, _MASKED
         got = "indexing by a mask" if name == "__getitem__" else f"the result of {name}"
-    elif name in _ASKED:
+    elif name in _ASKED or "_local_scalar_dense" in str(error):
+        # inside autograd all that is known is that one number was asked for
+        name = name if name in _ASKED else "item"
         (got, advice), said = _ASKED[name], name.strip("_")
         got = got.format(f".{said}()" if said == name else f"{said}()")
     elif isinstance(error, DataDependentOutputException):
@@ -220,9 +222,7 @@ def _place(error: Exception) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         # a statement that runs, or one whose density is computed later
         message = next((m for k in ("msg", "site") if (m := frame.f_locals.get(k))), None)
-        if is_users(frame):
-            site = None
-        elif isinstance(message, dict) and message.get("type") == "sample":
+        if not is_users(frame) and isinstance(message, dict) and message.get("type") == "sample":
             site = message["name"]
     return _said(line) + (f" (site {site!r})" if site else "")
 
@@ -261,16 +261,15 @@ def _written(run: Callable[[], object], programs: Mapping[str, Program], change:
 
 def _line(run: Callable[[], object], probe: Callable[[], object]) -> str | None:
     r"""The user's line that changes what a probe returns."""
-    before, last, found = probe(), None, None
+    before, last, done = probe(), None, False
 
     def watch(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal last, found
-        if found is not None or not is_users(frame):
+        nonlocal last, done
+        if done or not is_users(frame):
             return None
-        if probe() != before:
-            found = last
+        if done := probe() != before:
             return None
-        left = frame.f_back if event == "return" else frame
+        left = frame.f_back if event == "return" else frame  # where it goes on
         while left is not None and not is_users(left):
             left = left.f_back
         last = None if left is None else line_of(left, left.f_lineno)
@@ -282,4 +281,4 @@ def _line(run: Callable[[], object], probe: Callable[[], object]) -> str | None:
         run()
     finally:
         sys.settrace(outer)
-    return found or (last if probe() != before else None)
+    return last if probe() != before else None

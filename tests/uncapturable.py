@@ -3,10 +3,12 @@ r"""Models that cannot become a compiled graph, with the words that must say why
 A new case is one row; what runs is a whole step of its model and a sound guide.
 """
 
+import contextlib
 import math
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyro
@@ -126,12 +128,49 @@ def draws_by_python(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribut
     return unit(loc * rate)
 
 
+def draws_after_a_call(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
+    return unit(unit(loc).mean * random.random())
+
+
 def draws_by_numpy(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
     return unit(loc * np.random.rand())
 
 
 def draws_by_rng(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
     return unit(loc * model.rng.uniform())
+
+
+def looks_after_a_failure(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
+    with contextlib.suppress(Exception):
+        x.tolist()
+    return unit(loc - loc[x > 0].mean())
+
+
+class LooksBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient / (1.0 + gradient.norm().item())
+
+
+def looks_backwards(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
+    return unit(LooksBackwards.apply(loc))
+
+
+class Cautious(dist.Normal):
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        value = super().rsample(sample_shape)
+        return value if value.isfinite().all() else torch.zeros_like(value)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.distributions.Distribution.sample(self, sample_shape)
+
+
+def draws_cautiously(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
+    return unit(loc + Cautious(loc, 1.0).sample())
 
 
 def validates(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
@@ -211,8 +250,12 @@ UNCAPTURABLE: dict[str, tuple[Make, str, str]] = {
     "where": (finds_places, "torch.where(x > 0)", "got the result of where"),
     "generator": (draws_alone, "generator=generator", "got a torch.Generator .*: leave it out"),
     "random": (draws_by_python, "random.uniform(0.5, 1.0)", "Python's or NumPy's .*torch.rand"),
+    "random after a call": (draws_after_a_call, "* random.random()", "Python's or NumPy's"),
     "numpy.random": (draws_by_numpy, "np.random.rand()", "Python's or NumPy's random"),
     "numpy's Generator": (draws_by_rng, "model.rng.uniform()", "Python's or NumPy's random"),
+    "after a failure": (looks_after_a_failure, "loc[x > 0]", "got indexing by a mask"),
+    "backwards": (looks_backwards, "gradient.norm().item()", r"number made of .*\(.item\(\)\)"),
+    "distribution": (draws_cautiously, "value.isfinite().all()", "got a branch on a tensor"),
     "validate_args": (validates, "validate_args=True).to_event(1)", "got validate_args=True, wh"),
     "attribute": (
         keeps,
