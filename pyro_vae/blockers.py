@@ -49,11 +49,15 @@ _ASKED = {
         ),
     ),
     **dict.fromkeys(
-        ("item", "__float__", "__complex__", "__format__", "tolist"),
+        ("item", "__float__", "__complex__", "tolist"),
         (
             "a Python number made of a tensor ({})",
             "compute with the tensor itself, by torch's functions in place of those of math",
         ),
+    ),
+    "__format__": (
+        "a tensor's value in a string",
+        "leave it out: a graph runs no Python; log what a step returns",
     ),
     **dict.fromkeys(
         ("numpy", "__array__"),

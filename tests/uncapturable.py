@@ -237,7 +237,11 @@ UNCAPTURABLE: dict[str, tuple[Make, str, str]] = {
     "assert": (asserts, "assert bool((x >= 0).all())", "got a branch on a tensor"),
     "item": (takes_item, "x.std().item()", r"a Python number made of a tensor \(.item\(\)\)"),
     "float": (takes_float, "math.exp(-x.std())", r"number made of a tensor \(float\(\)\).*math"),
-    "format": (formats, 'print(f"{loc.mean():.2f}")', r"a Python number made of a tensor"),
+    "format": (
+        formats,
+        'print(f"{loc.mean():.2f}")',
+        "a tensor's value in a string at .*: leave it out",
+    ),
     "numpy": (takes_array, "x.numpy()", "got a NumPy array made of a tensor .*in place of NumPy"),
     "a function of NumPy": (calls_numpy, "np.quantile(x, 0.5)", "a NumPy array made of a tensor"),
     "tolist": (lists, "x.tolist()", r"number made of a tensor \(.tolist\(\)\)"),
