@@ -240,7 +240,7 @@ UNCAPTURABLE: dict[str, tuple[Make, str, str]] = {
     "format": (
         formats,
         'print(f"{loc.mean():.2f}")',
-        "a tensor's value in a string at .*: leave it out",
+        "value in a string at .*: leave it out",
     ),
     "numpy": (takes_array, "x.numpy()", "got a NumPy array made of a tensor .*in place of NumPy"),
     "a function of NumPy": (calls_numpy, "np.quantile(x, 0.5)", "a NumPy array made of a tensor"),
