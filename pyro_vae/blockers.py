@@ -146,7 +146,8 @@ def explain(
 
     The function runs once, on tensors that have shapes and no values, so that nothing is
     computed; each real tensor that it uses is replaced. What it draws, writes and prints is
-    undone. Where something is found, it may run once more to find the line.
+    undone. Where something is found, it may run once more to find the line. Programs that set
+    themselves up when they first run, as autoguides do, must have run before.
 
     Arguments:
         function: Called as ``function(substitute, *args, **kwargs)``, as a graph does;

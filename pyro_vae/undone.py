@@ -1,12 +1,12 @@
 r"""Runs of programs that leave nothing behind in Python, either."""
 
-__all__ = ["Change", "Undone"]
+__all__ = ["Change", "Undone", "variables_kept"]
 
 import pickle
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from types import MappingProxyType, TracebackType
@@ -100,16 +100,37 @@ class Undone:
         self._before = [table.now() for table in self._tables]
         self._sources = list(_sources(self._before))
         self._random = self.randomness()
-        owners = {id(t.owner): t.owner for t in self._tables if isinstance(t.owner, nn.Module)}
         self._restores = [
-            *(_restore_items(table) for table in self._tables),
-            # where torch and Pyro keep tensors, children and constraints
-            *(_restore_dict(d) for m in owners.values() for d in vars(m).values() if _is_dict(d)),
+            *_restores(self._tables),
             *(_restore_source(*source) for source in self._sources),
         ]
 
 
+@contextmanager
+def variables_kept(**programs: Program) -> Iterator[None]:
+    r"""Restores, at the end, the Python variables that programs reach, and nothing else.
+
+    Where a graph is traced inside, no tensor of the trace stays behind: neither a buffer that
+    ``+=`` assigned, nor a property that a distribution computed lazily.
+    """
+    restores = _restores(list(reach(written=True, **programs)))
+    try:
+        yield
+    finally:
+        for restore in restores:
+            restore()
+
+
 Restore = Callable[[], None]
+
+
+def _restores(tables: list[Table]) -> list[Restore]:
+    owners = {id(t.owner): t.owner for t in tables if isinstance(t.owner, nn.Module)}
+    return [
+        *(_restore_items(table) for table in tables),
+        # where torch and Pyro keep tensors, children and constraints
+        *(_restore_dict(d) for m in owners.values() for d in vars(m).values() if _is_dict(d)),
+    ]
 
 
 def _restore_items(table: Table) -> Restore:

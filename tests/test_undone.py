@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from uncapturable import Model, unit
 
 from pyro_vae.programs import isolated
-from pyro_vae.undone import Undone
+from pyro_vae.undone import Undone, variables_kept
 
 
 def model() -> Model:
@@ -121,3 +121,19 @@ def test_an_error_passes_and_leaves_nothing() -> None:
     with pytest.raises(KeyError), Undone(model=program):
         fail()
     assert program.last is None
+
+
+def test_only_variables_are_kept() -> None:
+    program = model()
+    program.register_buffer("seen", torch.zeros(2))
+    before, seen = torch.get_rng_state(), program.seen
+    with variables_kept(model=program):
+        program.last, program.running = torch.ones(3), torch.ones(3)
+        program.seen += 1
+        program.prior.expand([2])
+        torch.rand(3)
+    assert program.last is None
+    assert torch.equal(program.running, torch.zeros_like(program.running))
+    assert program.seen is seen
+    assert torch.equal(seen, torch.ones(2))
+    assert not torch.equal(torch.get_rng_state(), before)
