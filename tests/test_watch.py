@@ -76,6 +76,7 @@ class Program(PyroModule):
         self.decoder = nn.Sequential(nn.Linear(D, F), nn.Dropout(0.1))
         self.temperature, self.sizes, self.names = 0.5, (1, 2), {"a", "b"}
         self.settings, self.slotted, self.space = Settings(), Slotted(), SimpleNamespace(power=2)
+        self.flag = 1
         self.activation, self.weight_by_site = torch.relu, {"z": 1.0}
         self.constant = torch.ones(2)
         self.prior = dist.Bernoulli(logits=torch.zeros(2)).to_event(1)
@@ -107,6 +108,10 @@ SEEN: dict[str, tuple[Callable[[Program], Any], str]] = {
     "number of another type": (
         lambda p: p.weight_by_site.update(z=True),
         "element 'z' of model.weight_by_site: 1.0, now True",
+    ),
+    "flag": (
+        lambda p: setattr(p, "flag", True),
+        "attribute 'flag' of model: 1, now True",
     ),
     "tuple": (
         lambda p: setattr(p, "sizes", (1, 3)),
@@ -308,22 +313,29 @@ def test_objects_in_a_circle_end() -> None:
 
 
 def test_namesakes_are_told_apart() -> None:
-    def scaled(rate: float) -> tuple[Callable[[Tensor], Tensor], Callable[[float], None]]:
-        def scale(x: Tensor) -> Tensor:
-            return x * rate
+    def scaled(settings: dict[str, float]) -> Callable[[Tensor], Tensor]:
+        return lambda x: x * settings["rate"]
 
-        def put(value: float) -> None:
-            nonlocal rate
-            rate = value
-
-        return scale, put
-
-    (first, put), (second, _) = scaled(1.0), scaled(1.0)
+    ours, others = {"rate": 1.0}, {"rate": 1.0}
+    first, second = scaled(ours), scaled(others)
     watch = Watch(model=lambda x: first(x) + second(x))
-    before = watch.values()
-    put(2.0)
-    assert watch.changed() is not None
-    assert watch.values() != before
+    seen = [watch.values()]
+    for settings in (ours, others):
+        settings["rate"] = 2.0
+        assert watch.changed() is not None
+        seen.append(watch.values())
+    assert len(set(seen)) == 3
+
+
+def test_functions_inside_functions_are_read() -> None:
+    def model(x: Tensor) -> Tensor:
+        return (lambda: x * temperature)()
+
+    watch = Watch(model=model)
+    set_here("temperature", 0.4)
+    said = watch.changed()
+    set_here("temperature", 0.5)
+    assert said == "global 'temperature' of model: 0.5, now 0.4"
 
 
 def test_nan_and_minus_zero() -> None:
