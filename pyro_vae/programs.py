@@ -7,6 +7,7 @@ __all__ = [
     "modules",
     "named_parameters",
     "owner",
+    "same_parameters",
     "state",
     "unchanged",
 ]
@@ -150,6 +151,26 @@ def unchanged(*programs: Program) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+@contextmanager
+def same_parameters(*programs: Program) -> Iterator[None]:
+    r"""Restores, at the end, Pyro's parameter store, and those that isolated programs run in."""
+    owners = [module for program in programs if (module := owner(program)) is not None]
+    kept = {
+        m: StateDict(params=dict(s["params"]), constraints=dict(s["constraints"]))
+        for m in owners
+        if (s := _states.get(m)) is not None
+    }
+    store = pyro.get_param_store()
+    try:
+        with store.scope(store.get_state()):
+            yield
+    finally:
+        for module in owners:
+            _states.pop(module, None)
+            if module in kept:
+                _states[module] = kept[module]
 
 
 class _Record(TorchFunctionMode):

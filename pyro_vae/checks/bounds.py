@@ -11,8 +11,9 @@ import torch
 
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.particles import LEFT, particles_advice
-from pyro_vae.checks.trial import Trial, explain, failure
+from pyro_vae.checks.trial import Trial, explain
 from pyro_vae.layout import latent_sites
+from pyro_vae.lines import failure
 from pyro_vae.objectives import Objective
 from pyro_vae.pair import Pair
 from pyro_vae.svi import SVI

@@ -26,8 +26,9 @@ from pyro_vae.checks.randomness import check_randomness
 from pyro_vae.checks.roles import check_roles
 from pyro_vae.checks.scales import check_scales
 from pyro_vae.checks.shapes import check_events, check_latents, check_observed, explain_shape
-from pyro_vae.checks.trial import Trial, explain, failure, run, undisturbed
+from pyro_vae.checks.trial import Trial, explain, run, undisturbed
 from pyro_vae.checks.values import check_batch, check_densities, check_support
+from pyro_vae.lines import failure
 from pyro_vae.objectives import Objective
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program

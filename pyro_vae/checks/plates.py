@@ -10,8 +10,9 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 
 from pyro_vae.checks.finding import Finding, Severity
-from pyro_vae.checks.trial import Trial, failure
+from pyro_vae.checks.trial import Trial
 from pyro_vae.layout import Site, frames, latent_sites, sample_sites
+from pyro_vae.lines import failure
 
 
 def check_plates(model: Trial, guide: Trial, rows: set[int]) -> Iterator[Finding]:

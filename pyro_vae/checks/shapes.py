@@ -11,8 +11,9 @@ from torch import Size, Tensor
 
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.plates import exchanged, in_words, swapped
-from pyro_vae.checks.trial import Trial, failure
+from pyro_vae.checks.trial import Trial
 from pyro_vae.layout import Site, frames, latent_sites, sample_sites
+from pyro_vae.lines import failure
 
 
 def check_events(trial: Trial) -> Iterator[Finding]:

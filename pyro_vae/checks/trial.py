@@ -1,6 +1,6 @@
 r"""Runs of a program that may fail, with the lines of its statements."""
 
-__all__ = ["Trial", "explain", "failure", "quiet", "run", "undisturbed", "users_line"]
+__all__ = ["Trial", "explain", "quiet", "run", "undisturbed", "users_line"]
 
 import sys
 import traceback
@@ -17,12 +17,8 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 
 from pyro_vae.checks.finding import Finding, Severity
+from pyro_vae.lines import failure, is_users, line_of
 from pyro_vae.programs import Program, isolated, modules, unchanged
-
-# whose lines are not the user's; our own models and guides read like theirs
-_LIBRARIES = {"contextlib", "functools", "numpy", "pyro", "pyro_vae", "torch"}
-_PROGRAMS = ("pyro_vae.guides", "pyro_vae.models")
-
 
 # what errors of libraries, which know no more, mean in programs
 _MENDS = {
@@ -79,17 +75,6 @@ def run(
     return Trial(role, tracer.trace, lines.found, error)
 
 
-def failure(error: BaseException) -> tuple[dict[str, Any] | None, str | None]:
-    r"""The sample statement in which an error arose, as Pyro's message, and the user's line."""
-    message, line = None, None
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "apply_stack" and _module(frame) == "pyro.poutine.runtime":
-            message = frame.f_locals["msg"]
-        elif _is_users(frame):
-            message, line = None, _line(frame, number)
-    return (message if message and message["type"] == "sample" else None), line
-
-
 def explain(error: BaseException, role: str, advice: str = "") -> Finding:
     r"""The finding that a program raised an error, with the user's own line."""
     message, line = failure(error)
@@ -140,22 +125,9 @@ class _Lines(Messenger):
 def users_line(start: FrameType) -> str | None:
     r"""The innermost line of the user's that a frame was called from; ``None`` if there is none."""
     for frame, number in traceback.walk_stack(start):
-        if _is_users(frame):
-            return _line(frame, number)
+        if is_users(frame):
+            return line_of(frame, number)
         # what stands above the run of the program called the check
         if frame.f_code is run.__code__:
             return None
     return None
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))
-
-
-def _is_users(frame: FrameType) -> bool:
-    name = _module(frame)
-    return name.split(".", 1)[0] not in _LIBRARIES or name.startswith(_PROGRAMS)
-
-
-def _line(frame: FrameType, number: int) -> str:
-    return f"{frame.f_code.co_filename}:{number}"
