@@ -1,6 +1,7 @@
 r"""Runs that are killed again and again end as those that were left alone, bit for bit.
 
     uv run benchmarks/survival.py --kills 200
+    uv run benchmarks/survival.py --kills 20 --capture
 
 Fits a small pair of programs once without, and then with SIGKILL at random moments, half of
 them right before a random operation on a file, and resumes it each time. Checkpoints are
@@ -57,7 +58,7 @@ def programs() -> dict[str, tuple[Callable[..., object], Callable[..., object]]]
     return {"modules": vae, "functions": (model, guide)}
 
 
-def run(name: str, folder: Path, resume: bool) -> None:
+def run(name: str, folder: Path, resume: bool, capture: bool) -> None:
     r"""Fits, or goes on, and evaluates."""
     torch.manual_seed(0)
     pyro.clear_param_store()
@@ -75,6 +76,7 @@ def run(name: str, folder: Path, resume: bool) -> None:
         clip_norm=5.0,
         patience=3,
         device="cpu",
+        capture=capture,
         run_dir=folder,
         resume=resume,
         checkpoint_every=0.0,
@@ -146,16 +148,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--capture", action="store_true", help="steps are compiled graphs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1)])  # what it imports is here before the forks
+    if options.capture:
+        torch.compile(torch.sin)(torch.zeros(1))
     rng = random.Random(options.seed)
 
     for name in ("modules", "functions"):
         with tempfile.TemporaryDirectory() as scratch:
             whole, killed = Path(scratch, "whole"), Path(scratch, "killed")
             start = time.perf_counter()
-            forked(partial(run, name, whole, False), None, None)
+            forked(partial(run, name, whole, False, options.capture), None, None)
             length = time.perf_counter() - start
             expected = contents(whole)
 
@@ -168,11 +173,11 @@ def main() -> None:
                         file.unlink()
                 by_time = rng.random() < 0.5
                 kills += forked(
-                    partial(run, name, killed, True),
+                    partial(run, name, killed, True, options.capture),
                     rng.uniform(0, length) if by_time else None,
                     None if by_time else rng.randint(1, 150),
                 )
-            forked(partial(run, name, killed, True), None, None)
+            forked(partial(run, name, killed, True, options.capture), None, None)
             found = contents(killed)
             differing = [part for part in expected if found[part] != expected[part]]
             assert not differing, f"{name}: {differing} differ"

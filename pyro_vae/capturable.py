@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae.blockers import explain
 from pyro_vae.compiler import require_compiler
 from pyro_vae.programs import Program, free_tensors
+from pyro_vae.traceable import traceable
 from pyro_vae.uncapturable import Uncapturable
 
 
@@ -41,7 +42,12 @@ def examine(
                 f"{type(leaf).__name__}, which may change unseen: pass tensors"
             )
     require_compiler()
-    if reason := explain(function, programs, args, kwargs):
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with traceable():
+            return function(*args, **kwargs)
+
+    if reason := explain(traced, programs, args, kwargs):
         raise Uncapturable(reason)
     return free_tensors(partial(function, _itself), *args, **kwargs)
 

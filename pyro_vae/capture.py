@@ -5,12 +5,14 @@ __all__ = ["Capture", "Mode"]
 import hashlib
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from pyro.infer import ELBO
+from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.arguments import flatten
@@ -18,6 +20,7 @@ from pyro_vae.capturable import examine, refusal
 from pyro_vae.graph import Substitute
 from pyro_vae.loss import Loss
 from pyro_vae.pair import Plan
+from pyro_vae.programs import Program
 from pyro_vae.step import Step
 from pyro_vae.uncapturable import Uncapturable
 from pyro_vae.update import Update
@@ -78,7 +81,12 @@ class Capture:
         self._said: set[str] = set()
         self._kinds: dict[Hashable, _Kind | None] = {}
         self._watches: dict[int, tuple[Plan, Watch]] = {}  # plans stay, so that no id comes twice
+        self._alike = Counter[str]()
         self._update: Update | None = None
+
+    @property
+    def _programs(self) -> dict[str, Program]:
+        return {"model": self.loss.pair.model, "guide": self.loss.pair.guide}
 
     def step(
         self,
@@ -114,7 +122,7 @@ class Capture:
             Uncapturable: If something stands in the way of a graph.
         """
         objective = self.loss.objective
-        if not (callable(objective) or hasattr(objective, "differentiable_loss")):
+        if isinstance(objective, ELBO) and not hasattr(objective, "differentiable_loss"):
             raise Uncapturable(
                 f"expected a loss that is differentiated here, got {type(objective).__name__}, "
                 "which calls backward itself: use an objective of pyro_vae.objectives, or "
@@ -126,8 +134,7 @@ class Capture:
                 return self.loss.gradients(plan, args, kwargs)
 
         self._checked = True
-        pair = self.loss.pair
-        return examine(gradients, {"model": pair.model, "guide": pair.guide}, args, kwargs)
+        return examine(gradients, self._programs, args, kwargs)
 
     def decide(self, plan: Plan, args: Args, kwargs: Kwargs) -> bool:
         r"""Whether steps will be captured, as far as it can be known before the first.
@@ -181,6 +188,7 @@ class Capture:
         if self._update is None or self._update.stale():
             self._update = Update(optimizer)
             self._kinds.clear()
+            self._alike.clear()
         leaves, _ = flatten(args, kwargs)
         sizes = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
         kind = self._kind(plan, leaves, sizes)
@@ -202,23 +210,22 @@ class Capture:
             return None
 
     def _kind(self, plan: Plan, leaves: list[Any], sizes: list[list[int]]) -> _Kind | None:
+        r"""The kind of a step; None if there are too many of them."""
         assert self._update is not None
         if id(plan) not in self._watches:
-            pair = self.loss.pair
-            self._watches[id(plan)] = plan, Watch(pair.model, pair.guide, self.loss.objective)
+            self._watches[id(plan)] = plan, Watch(**self._programs, objective=self.loss.objective)
+        watch = self._watches[id(plan)][1]
         constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        objective = self.loss.objective
-        modules = objective.modules() if isinstance(objective, nn.Module) else ()
-        modes = tuple(module.training for module in modules)
-        values = self._watches[id(plan)][1].values()
-        key = id(plan), constants, self._update.options, values, modes
+        key = id(plan), constants, self._update.options, watch.values()
         if key not in self._kinds:
-            text = repr((plan.structure, *key[1:]))
-            self._kinds[key] = self._enter(hashlib.sha256(text.encode()).hexdigest()[:16], sizes)
+            self._kinds[key] = self._enter((plan.structure, *key[1:3], watch.plain()), sizes)
         return self._kinds[key]
 
-    def _enter(self, digest: str, sizes: list[list[int]]) -> _Kind | None:
-        r"""A kind that is captured; None if there are too many."""
+    def _enter(self, what: Any, sizes: list[list[int]]) -> _Kind | None:
+        r"""A new kind, or one that an earlier process knew."""
+        text = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+        self._alike[text] += 1  # kinds that differ in the identity of objects only
+        digest = f"{text}-{self._alike[text]}"
         if digest not in self.kinds and len(self.kinds) >= _KINDS:
             self._say(
                 f"expected steps of at most {_KINDS} kinds, each of which is compiled, got more, "
@@ -247,6 +254,7 @@ class Capture:
             self._update,
             self.clip_norm,
             self.check(plan, args, kwargs),
+            self._programs,
             self.keeps_gradients,
             sizes,
             **self.compiling,

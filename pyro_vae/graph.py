@@ -2,9 +2,9 @@ r"""A function of tensors as one compiled graph, whatever Python it consists of.
 
 __all__ = ["Graph", "Substitute"]
 
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from pyro_vae.arguments import flatten, unflatten
+from pyro_vae.programs import Program
 from pyro_vae.traceable import traceable
+from pyro_vae.undone import variables_kept
 
 Substitute = Callable[[Tensor], Tensor]
 
@@ -54,6 +56,8 @@ class Graph:
             the arguments of the call; returns a tree of tensors.
         free: Every tensor that it uses, and neither makes nor gets as an argument. It may write
             to them.
+        programs: The programs that it runs, by name: what they assign while they are traced, as
+            the value of a property that is computed once, is taken back.
         sizes: The sizes of other arguments: dimensions in which those of the first call differ
             from these may differ from call to call.
         backend: The compiler, as ``torch.compile`` takes it.
@@ -73,12 +77,13 @@ class Graph:
         self,
         function: Callable[..., Any],
         free: Iterable[Tensor],
+        programs: Mapping[str, Program] = MappingProxyType({}),
         *,
         sizes: Sequence[Sequence[int]] = (),
         backend: str = "inductor",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.function = function
+        self.function, self.programs = function, programs
         self.free = list({id(tensor): tensor for tensor in free}.values())
         self.sizes = sizes
         self.traces = 0  # several for each compilation
@@ -128,7 +133,7 @@ class Graph:
             stand_in = value.view(tensor.shape).detach()
             table[id(tensor)] = stand_in.requires_grad_(tensor.requires_grad)
         swap = _Swap(table)
-        with swap, traceable():
+        with variables_kept(**self.programs), swap, traceable():
             outputs = self.function(swap.substitute, *args, **kwargs)
         flat, self._outputs = tree_flatten(outputs)
         if isinstance(outputs, list) and len(outputs) == len(flat):
@@ -147,6 +152,6 @@ def _free_sizes(tensor: Tensor, sizes: Sequence[int] | None) -> Tensor:
 def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     # the compiler keeps what it compiled by code object, and guards nothing that was traced
     made: Any = function
-    return types.FunctionType(
+    return FunctionType(
         made.__code__.replace(), made.__globals__, made.__name__, None, made.__closure__
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.graph import Graph, Substitute
 from pyro_vae.loss import Loss, clipped
 from pyro_vae.pair import Plan
+from pyro_vae.programs import Program
 from pyro_vae.update import Update
 
 
@@ -26,6 +27,7 @@ class Step:
         update: The optimiser's.
         clip_norm: The greatest norm of the gradients together, if any.
         free: The tensors that the loss uses.
+        programs: The model and the guide, and what else runs.
         keeps_gradients: Whether gradients are returned.
         sizes, compiling: As for :class:`pyro_vae.graph.Graph`.
     """
@@ -38,6 +40,7 @@ class Step:
         update: Update,
         clip_norm: float | None,
         free: Iterable[Tensor],
+        programs: Mapping[str, Program],
         keeps_gradients: bool = False,
         sizes: Sequence[Sequence[int]] = (),
         **compiling: Any,
@@ -47,7 +50,7 @@ class Step:
         self._names: list[str] = []
         self._kept: list[str] = []
         used = (*free, *trained.values(), *update.written, *update.read)
-        self.graph = Graph(self._take, used, sizes=sizes, **compiling)
+        self.graph = Graph(self._take, used, programs, sizes=sizes, **compiling)
 
     def __call__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

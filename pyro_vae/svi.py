@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
 from typing import Any, get_args
 
+import pyro
 import pyro.infer
 import torch
 from torch import Tensor, nn
@@ -186,7 +187,7 @@ class SVI:
         """
         if math.isfinite(loss.item()):
             return
-        with torch.no_grad():
+        with torch.no_grad(), pyro.validation_enabled(False):  # which would not name the cause
             cause = first_nonfinite(self.pair.draw(args, kwargs), self.pair.parameters)
         raise ValueError(
             f"expected a finite loss, got {loss.item()}: {cause or 'all is finite in a new draw'}; "

@@ -51,6 +51,11 @@ class Watch:
             self._take()
         return self._key
 
+    def plain(self) -> tuple[Any, ...]:
+        r"""What of :meth:`values` means the same in another process: of objects their types."""
+        found = self._seen.found.items()
+        return tuple((p, v if fixed(v) else type(v).__name__) for p, v in found)
+
     def _take(self) -> None:
         self._seen = Snapshot(self._roots)
         self._key = self._seen.key()

@@ -2,7 +2,6 @@ r"""Which steps are captured, and that whatever changes is seen."""
 
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +15,6 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae import SVI
-from pyro_vae.capture import Capture
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
 from pyro_vae.nn import mlp
@@ -47,9 +45,10 @@ def traced(svi: SVI) -> SVI:
 def pair_of_svi(optim: Any = adam, loss: Any = ELBO, **options: Any) -> tuple[SVI, SVI]:
     r"""The same twice, eager and captured."""
     found = []
+    dropout = options.pop("dropout", 0.0)
     for capture in (False, True):
         pyro.set_rng_seed(0)
-        svi = SVI(*programs(options.pop("dropout", 0.0)), optim, loss(), capture=capture, **options)
+        svi = SVI(*programs(dropout), optim, loss(), capture=capture, **options)
         found.append(traced(svi))
     return found[0], found[1]
 
@@ -129,6 +128,8 @@ class TestWhatChanges:
         assert_same_steps(eager, captured, *[(binary(),)] * 3, before=evaluating)
         assert captures(captured) == 2
 
+    # Pyro's own, where a parameter is frozen and its module is not in evaluation mode
+    @pytest.mark.filterwarnings("ignore:.* was not registered in the param store")
     def test_frozen_parameters(self) -> None:
         eager, captured = pair_of_svi(optim=sgd)
         assert_same_steps(eager, captured, *[(binary(),)] * 3)
@@ -210,9 +211,7 @@ class TestWhatChanges:
         found = []
         for capture in (False, True):
             pyro.set_rng_seed(0)
-            found.append(
-                traced(SVI(Tempered(), Guide((F,), {"z": D}), adam, capture=capture))
-            )
+            found.append(traced(SVI(Tempered(), Guide((F,), {"z": D}), adam, capture=capture)))
         eager, captured = found
         assert_same_steps(eager, captured, *[(binary(),)] * 3)
         for temperature in (0.5, 2.0):
@@ -226,14 +225,23 @@ class TestWhatChanges:
         assert_same_steps(eager, captured, *[(binary(), s) for s in scales])
         assert captures(captured) == 6
 
-    def test_what_changes_at_every_step_is_left_eager_and_said(self) -> None:
+    def test_what_changes_at_every_step_is_left_eager_and_said(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pyro_vae.capture._KINDS", 3)
         eager, captured = pair_of_svi()
-        with pytest.warns(UserWarning, match="steps of at most 8 kinds.*pass what changes as"):
-            for step in range(12):
-                for svi in (eager, captured):
-                    svi.loss.beta = torch.tensor(0.1 * step)  # type: ignore[union-attr]
-                assert_same_steps(eager, captured, (binary(),))
-        assert captures(captured) == 8
+
+        def with_beta(step: int) -> None:
+            for svi in (eager, captured):
+                svi.loss.beta = torch.tensor(0.1 * step)  # type: ignore[union-attr]
+            assert_same_steps(eager, captured, (binary(),))
+
+        for step in range(4):
+            with_beta(step)
+        with pytest.warns(UserWarning, match="steps of at most 3 kinds.*pass what changes as"):
+            with_beta(4)
+        with_beta(5)  # said once
+        assert captures(captured) == 3
 
     def test_parameters_in_the_place_of_others(self) -> None:
         eager, captured = pair_of_svi(optim=sgd)
@@ -280,7 +288,7 @@ class TestSteps:
         for _ in range(2):
             svi.step(binary())
         before = svi.state_dict()
-        with pytest.raises(ValueError, match="expected a finite loss, got nan"):
+        with pytest.raises(ValueError, match="finite loss, got nan: the guide's site 'z'"):
             svi.step(binary() * torch.nan)
         after = svi.state_dict()
         for name, tensor in before["tensors"].items():
@@ -342,9 +350,7 @@ class TestSteps:
 
 class TestResuming:
     @pytest.mark.parametrize("optim", [adam, sgd])
-    def test_state_goes_on_where_it_was(
-        self, optim: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_state_goes_on_where_it_was(self, optim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         r"""Bit for bit, whatever was captured before and after; through batches of two sizes."""
         monkeypatch.setattr("pyro_vae.capture._PATIENCE", 3)
         monkeypatch.setattr("pyro_vae.capture._RARE", 1)
@@ -366,7 +372,7 @@ class TestResuming:
             return losses, svi.tensors()
 
         losses, tensors = run(None)
-        for stop in range(1, len(batches)):
+        for stop in (1, 3, 4, 6, 8):
             again, others = run(stop)
             assert again == losses
             assert all(torch.equal(tensors[name], others[name]) for name in tensors)
@@ -377,16 +383,19 @@ def branching(x: Tensor) -> None:
         z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
         if z.sum() > 0:
             z = z * 2
-        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand(x.shape).to_event(1), obs=x)
+        pyro.sample(
+            "x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand(x.shape).to_event(1), obs=x
+        )
 
 
 class TestWhatCannotBe:
     def test_it_trains_eagerly_and_says_why_once(self) -> None:
         svi = SVI(branching, AmortizedNormal((F,), {"z": D}), adam, steps=10**5)
-        with pytest.warns(UserWarning, match=r"taken eagerly.*test_capture.py:\d+.*z.sum\(\)") as r:
-            for _ in range(4):
-                svi.step(binary())
-        assert len(r) == 1
+        svi.step(binary())
+        with pytest.warns(UserWarning, match=r"taken eagerly.*test_capture.py:\d+.*z.sum\(\)"):
+            svi.step(binary())
+        for _ in range(2):
+            svi.step(binary())
         assert captures(svi) == 0
 
     def test_which_is_an_error_where_it_must_be_captured(self) -> None:
@@ -406,16 +415,18 @@ class TestWhatCannotBe:
         with pytest.raises(Uncapturable, match=f"got {elbo.__name__}, which calls backward"):
             svi.step(binary())
         svi = SVI(*programs(), adam, loss, steps=10**5)
+        svi.step(binary())
         with pytest.warns(UserWarning, match="which calls backward itself"):
-            for _ in range(3):
-                svi.step(binary())
+            svi.step(binary())
 
     def test_arguments_that_are_no_tensors(self) -> None:
+        inner, encoder = programs()
+
         def model(x: Tensor, extra: Any) -> None:
-            VAE_MODEL(x)
+            inner(x)
 
         def guide(x: Tensor, extra: Any) -> None:
-            VAE_GUIDE(x)
+            encoder(x)
 
         svi = SVI(model, guide, adam, capture=True)
         with pytest.raises(Uncapturable, match="tensors, numbers and strings, got object"):
@@ -447,11 +458,14 @@ class TestWhatCannotBe:
         )
         environment = {"PATH": "", "HOME": "/nowhere"}
         found = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
-        assert found.stdout.startswith("1 steps are not captured, but taken eagerly: expected a C++")
+        assert found.stdout.startswith(
+            "1 steps are not captured, but taken eagerly: expected a C++"
+        )
         assert "found no 'g++': install one" in found.stdout
         assert found.stdout.rstrip().endswith(" 0")
-
-
-VAE_MODEL, VAE_GUIDE = programs()

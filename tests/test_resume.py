@@ -102,6 +102,15 @@ CASES: dict[str, Callable[..., Run]] = {
         schedule_interval="step",
         clip_norm=1.0,
     ),
+    "captured": partial(
+        images,
+        capture=True,
+        optimizer=adam(),
+        schedule=partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=20),
+        schedule_interval="step",
+        clip_norm=1.0,
+    ),
+    "captured statistics": partial(zoo, "batch_norm_and_dropout", capture=True),
     "a schedule of schedules": partial(images, schedule=sequence),
     "points": partial(zoo, "auto_delta", batch_size=50),
     "plateau": partial(

@@ -1,0 +1,94 @@
+r"""For every pair and objective the captured step is the eager step, on the same noise.
+
+Through ``aot_eager`` all of them, which traces, differentiates and functionalises as the compiler
+does but runs torch's own kernels; through the compiler every pair with the ELBO, and every
+objective on two pairs. ``benchmarks/captured.py`` puts all of them through the compiler.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, TraceTMC_ELBO
+from torch import Tensor
+from zoo import ZOO
+
+from pyro_vae import SVI
+from pyro_vae.objectives import ELBO
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pyro")  # where objectives do not suit
+
+sgd = partial(torch.optim.SGD, lr=1e-4)
+
+OBJECTIVES: dict[str, Callable[[], Any]] = {
+    "ELBO": ELBO,
+    "three sampled particles, beta": lambda: ELBO(kl="sampled", particles=3, beta=0.7),
+    "Trace_ELBO": Trace_ELBO,
+    "vectorised Trace_ELBO": lambda: Trace_ELBO(
+        num_particles=4, vectorize_particles=True, max_plate_nesting=2
+    ),
+    "TraceMeanField_ELBO": TraceMeanField_ELBO,
+    "TraceEnum_ELBO": lambda: TraceEnum_ELBO(max_plate_nesting=2),
+    "TraceTMC_ELBO": lambda: TraceTMC_ELBO(max_plate_nesting=2),
+}
+
+# objectives that sum nothing out; Pyro's own errors on what the guide leaves to the model
+UNFIT = {
+    *(("mixture", name) for name in OBJECTIVES if "Trace" in name and "Enum" not in name),
+    ("partly_observed", "TraceMeanField_ELBO"),
+}
+
+PRODUCT = [(row, name) for row in ZOO for name in OBJECTIVES if (row, name) not in UNFIT]
+COMPILED = [(row, "ELBO") for row in ZOO]
+COMPILED += [(row, name) for row in ("vae", "plain_functions") for name in OBJECTIVES]
+COMPILED += [("mixture", "TraceEnum_ELBO")]
+
+
+def made(row: str, objective: str, capture: bool) -> tuple[SVI, tuple[Any, ...]]:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    model, guide, batch = ZOO[row]()
+    svi = SVI(model, guide, sgd, OBJECTIVES[objective](), capture=capture)
+    svi.capture.keeps_gradients = True
+    return svi, batch
+
+
+def steps(svi: SVI, batch: tuple[Any, ...]) -> list[tuple[float, dict[str, Tensor]]]:
+    r"""The loss of each of three steps, with all gradients and all tensors after it."""
+    found = []
+    for seed in range(3):
+        pyro.set_rng_seed(seed)
+        loss = svi.step(*batch).item()
+        gradients = {f"d {n}": p.grad for n, p in svi.pair.parameters.items()}
+        tensors = {**svi.tensors(), **{n: g for n, g in gradients.items() if g is not None}}
+        found.append((loss, {name: tensor.detach().clone() for name, tensor in tensors.items()}))
+    return found
+
+
+def check(row: str, objective: str, compiling: dict[str, Any]) -> None:
+    expected = steps(*made(row, objective, False))
+    svi, batch = made(row, objective, True)
+    svi.capture.compiling = compiling
+    found = steps(svi, batch)
+    assert svi.capture.compilations == 1
+    for (loss, tensors), (expected_loss, expected_tensors) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(expected_loss, rel=1e-11)
+        assert tensors.keys() == expected_tensors.keys()
+        for name, tensor in expected_tensors.items():
+            torch.testing.assert_close(tensors[name], tensor, rtol=1e-8, atol=1e-11, msg=name)
+    for name, tensor in tensors.items():
+        if name.startswith("d ") and "weight" not in name and "bias" not in name:
+            assert tensor.any(), f"{name}, a parameter of Pyro's, has no gradient"
+
+
+@pytest.mark.parametrize(("row", "objective"), PRODUCT)
+def test_traced(row: str, objective: str) -> None:
+    check(row, objective, {"backend": "aot_eager"})
+
+
+@pytest.mark.parametrize(("row", "objective"), list(dict.fromkeys(COMPILED)))
+def test_compiled(row: str, objective: str) -> None:
+    check(row, objective, {"options": {"fallback_random": True}})
