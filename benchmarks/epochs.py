@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from contenders import SIZES, probabilities, programs
@@ -16,7 +17,7 @@ from pyro_vae.loop import Event
 
 ROWS, VALIDATION = 60_000, 10_000
 # binarisation, whether there is a folder, whether the validation split is looked at
-SETTINGS = (
+SETTINGS: tuple[tuple[Literal["static", "dynamic"], bool, bool], ...] = (
     ("static", False, False),
     ("static", True, False),
     ("dynamic", False, False),
@@ -50,7 +51,7 @@ class Clock:
         return found[1:]
 
 
-def epochs(block: Callable[[], float], count: int) -> Iterator[dict[str, object]]:
+def epochs(block: Callable[[], float], count: int) -> Iterator[dict[str, Any]]:
     r"""Fits in each setting; gives seconds of an epoch, and what it is in steps."""
     size = SIZES["mnist"]
     p = probabilities(ROWS + VALIDATION)
