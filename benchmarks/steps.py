@@ -16,11 +16,8 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +25,7 @@ from typing import Any
 
 import pyro
 import torch
+from busy import busy
 from contenders import (
     CAPTURED,
     COMPILED,
@@ -52,37 +50,37 @@ TARGETS = {
 }
 EPOCH = 1.15
 ROUNDING = 1e-4  # which Adam carries from step to step
-BUSY = """
-import os, torch
-parent, x = os.getppid(), torch.randn(512, 512)
-print("busy", flush=True)
-while os.getppid() == parent:
-    x = torch.tanh(x @ x)
-"""
 
 Times = dict[str, list[list[float]]]  # by contender, for each round, seconds of each step
 
 
 @dataclass
 class Block:
-    r"""Steps that one contender took in a row: seconds by the clock, of CPU, losses per datum."""
+    r"""Steps that one contender took in a row.
+
+    Arguments:
+        clock: The seconds of each.
+        cpu: The mean seconds of CPU; of one step the kernel knows other threads' only to a tick.
+        losses: The loss before each, per datum.
+    """
 
     clock: list[float]
-    cpu: list[float]
+    cpu: float
     losses: list[float]
 
 
 def block(contender: Contender, data: list[Tensor], steps: int) -> Block:
     r"""Takes steps on the next batches."""
-    clock, cpu, losses = [], [], []
+    clock, losses = [], []
     with pyro.get_param_store().scope(contender.store):
+        used = time.process_time()
         for i in range(contender.count, contender.count + steps):
             x = data[i % len(data)]
-            start, used = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             loss = contender.step(x)
-            cpu.append(time.process_time() - used)
             clock.append(time.perf_counter() - start)
             losses.append(loss)
+        cpu = (time.process_time() - used) / steps
     contender.count += steps
     return Block(clock, cpu, [float(loss) / len(data[0]) for loss in losses])
 
@@ -142,7 +140,7 @@ def summaries(blocks: Mapping[str, list[Block]]) -> dict[str, dict[str, Any]]:
     r"""The summary of time by the clock, and of CPU time."""
     return {
         "clock": summary({name: [b.clock for b in found] for name, found in blocks.items()}),
-        "cpu": summary({name: [b.cpu for b in found] for name, found in blocks.items()}),
+        "cpu": summary({name: [[b.cpu] for b in found] for name, found in blocks.items()}),
     }
 
 
@@ -211,25 +209,6 @@ def show_epochs(data: list[Tensor], count: int) -> list[dict[str, Any]]:
     return found
 
 
-@contextmanager
-def busy(count: int = 2) -> Iterator[None]:
-    r"""Other torch processes at work, with as many threads as torch takes by itself."""
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    command = [sys.executable, "-c", BUSY]
-    found = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(count)
-    ]
-    try:
-        for process in found:
-            assert process.stdout is not None
-            process.stdout.readline()  # it has begun
-        yield
-    finally:
-        for process in found:
-            process.kill()
-            process.communicate()
-
-
 def show_load(name: str, threads: int, rounds: int, steps: int) -> dict[str, Any]:
     r"""Prints and returns times alone and beside two busy processes."""
     torch.set_num_threads(threads)
@@ -248,16 +227,23 @@ def show_load(name: str, threads: int, rounds: int, steps: int) -> dict[str, Any
     return {"threads": threads, "alone": alone, "loaded": loaded}
 
 
+def write(path: Path, found: Mapping[str, Any]) -> None:
+    r"""Writes what is known so far."""
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--steps", type=int, default=50, help="of each contender in a round")
-    parser.add_argument("--rounds", type=int, default=30, help="at least 2")
+    parser.add_argument("--rounds", type=int, default=30, help="of all, at least 2")
     parser.add_argument("--threads", type=int, help="by default as fit: small programs take 1")
     parser.add_argument("--epochs", type=int, default=0, help="of fit in each setting, after one")
     parser.add_argument("--load", action="store_true", help="measure beside busy processes too")
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
+    if options.rounds < 2 or options.steps < 1:
+        parser.error("expected at least 2 rounds of at least 1 step, for quartiles")
     default = torch.get_num_threads()
 
     machine = f"{os.cpu_count()} cores, torch {torch.__version__}, Pyro {version('pyro-ppl')}"
@@ -271,15 +257,17 @@ def main() -> None:
         found = summaries(blocks)
         written["steps"][name] = {"threads": torch.get_num_threads(), **found}
         show_steps(name, found)
+        write(options.json, written)
     if options.epochs:
         torch.set_num_threads(options.threads or default)
         written["epochs"] = show_epochs(batches(SIZES["mnist"]), options.epochs)
+        write(options.json, written)
     if options.load:
         for name in options.programs:
             for threads in sorted({1, default}):
                 row = show_load(name, threads, options.rounds, options.steps)
                 written["load"].setdefault(name, []).append(row)
-    options.json.write_text(json.dumps(written, indent=1) + "\n")
+                write(options.json, written)
 
 
 if __name__ == "__main__":
