@@ -1,0 +1,274 @@
+r"""Times of a step: this library, eager and captured, beside Pyro and hand-written torch.
+
+    uv run benchmarks/steps.py --epochs 5 --load
+
+All train the same VAE from the same start on the same batches with Adam at 1e-3, and must agree
+on the loss, before they are timed and after. In each round all take some steps, one after the
+other, so that drift of the machine hits all alike; ratios are those of medians of one round, with
+their quartiles over rounds. Where others use the machine, long steps are interrupted more often
+than short ones, which flatters the short: then look at the ratios of CPU time, which for one
+thread are those of an idle machine. Contenders are in ``contenders.py``, whole epochs of
+``fit`` in ``epochs.py``.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from busy import busy
+from contenders import (
+    CAPTURED,
+    COMPILED,
+    FUSED,
+    SIZES,
+    TRACE,
+    WARM,
+    Contender,
+    Size,
+    batches,
+    by_hand,
+    contenders,
+)
+from epochs import epochs
+from torch import Tensor
+
+# to reach, by program and what the captured step is compared with
+TARGETS = {
+    "digits": {TRACE: 0.16, FUSED: 0.5},
+    "mnist": {TRACE: 0.65, "compiled": 1.1},
+    "functions": {},
+}
+EPOCH = 1.15
+ROUNDING = 1e-4  # which Adam carries from step to step
+
+Times = dict[str, list[list[float]]]  # by contender, for each round, seconds of each step
+
+
+@dataclass
+class Block:
+    r"""Steps that one contender took in a row.
+
+    Arguments:
+        clock: The seconds of each.
+        cpu: The mean seconds of CPU; of one step the kernel knows other threads' only to a tick.
+        losses: The loss before each, per datum.
+    """
+
+    clock: list[float]
+    cpu: float
+    losses: list[float]
+
+
+def block(contender: Contender, data: list[Tensor], steps: int) -> Block:
+    r"""Takes steps on the next batches."""
+    clock, losses = [], []
+    with pyro.get_param_store().scope(contender.store):
+        used = time.process_time()
+        for i in range(contender.count, contender.count + steps):
+            x = data[i % len(data)]
+            start = time.perf_counter()
+            loss = contender.step(x)
+            clock.append(time.perf_counter() - start)
+            losses.append(loss)
+        cpu = (time.process_time() - used) / steps
+    contender.count += steps
+    return Block(clock, cpu, [float(loss) / len(data[0]) for loss in losses])
+
+
+def warmed(size: Size, data: list[Tensor]) -> dict[str, Contender]:
+    r"""All contenders, compiled and after some steps, which were those of hand-written torch."""
+    found = contenders(size)
+    expected = {}
+    for sampled in (False, True):
+        reference = Contender(by_hand(size, fused=False, sampled=sampled))
+        torch.manual_seed(1)
+        expected[sampled] = torch.tensor(block(reference, data, WARM).losses)
+    for name, contender in found.items():
+        torch.manual_seed(1)
+        losses = torch.tensor(block(contender, data, WARM).losses)
+        check_start(name, losses, expected[contender.sampled], contender.exact)
+    return found
+
+
+def check_start(name: str, losses: Tensor, expected: Tensor, exact: int) -> None:
+    r"""Raises unless losses are the expected ones, the first few exactly, others but for noise."""
+    difference = (losses - expected) / expected
+    tolerance = torch.full_like(difference, ROUNDING)
+    if rest := len(difference) - exact:
+        # six standard errors, and what noise does to the weights
+        tolerance[exact:] = 6 * float(difference[exact:].std()) / rest**0.5 + 0.005
+        difference[exact:] = difference[exact:].mean()
+    if not bool((difference.abs() <= tolerance).all()):
+        raise SystemExit(
+            f"{name}: expected losses of {expected.tolist()}, the first {exact} but for rounding, "
+            f"the others but for a share of {float(tolerance[-1]):.4f}, got {losses.tolist()}"
+        )
+
+
+def check_end(blocks: Mapping[str, list[Block]]) -> None:
+    r"""Raises unless all still train alike; sampled divergences are noisier, and train slower."""
+    means = {name: statistics.mean(found[-1].losses) for name, found in blocks.items()}
+    for name, found in means.items():
+        if not abs(found / means[FUSED] - 1) <= 0.05:
+            raise SystemExit(f"{name}: expected a last loss within 5 % of others', got {means}")
+
+
+def race(
+    found: Mapping[str, Contender], data: list[Tensor], rounds: int, steps: int
+) -> dict[str, list[Block]]:
+    r"""Lets all take steps by turns; returns what each did in each round."""
+    blocks: dict[str, list[Block]] = {name: [] for name in found}
+    names = list(found)
+    for i in range(rounds):
+        first = i % len(names)  # nobody always follows the same one
+        for name in names[first:] + names[:first]:
+            blocks[name].append(block(found[name], data, steps))
+    return blocks
+
+
+def summaries(blocks: Mapping[str, list[Block]]) -> dict[str, dict[str, Any]]:
+    r"""The summary of time by the clock, and of CPU time."""
+    return {
+        "clock": summary({name: [b.clock for b in found] for name, found in blocks.items()}),
+        "cpu": summary({name: [[b.cpu] for b in found] for name, found in blocks.items()}),
+    }
+
+
+def summary(times: Times) -> dict[str, Any]:
+    r"""Milliseconds, and ratios to Pyro, to eager torch, and to the faster compiled torch."""
+    medians = {name: [statistics.median(b) for b in blocks] for name, blocks in times.items()}
+    faster = min(COMPILED, key=lambda name: statistics.median(medians[name]))
+    bases = {TRACE: TRACE, FUSED: FUSED, "compiled": faster}
+    rows = {
+        name: {
+            "ms": 1e3 * statistics.median(own),
+            "ms_90": 1e3 * statistics.quantiles([t for b in times[name] for t in b], n=10)[-1],
+            "ratios": {
+                key: quartiles([a / b for a, b in zip(own, medians[base], strict=True)])
+                for key, base in bases.items()
+            },
+        }
+        for name, own in medians.items()
+    }
+    return {"faster": faster, "times": rows}
+
+
+def quartiles(values: list[float]) -> list[float]:
+    r"""The median, and the quartiles around it."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [middle, low, high]
+
+
+def show_steps(name: str, found: Mapping[str, Any]) -> None:
+    print(f"\n**{name}** {SIZES[name]}, threads: {torch.get_num_threads()}\n")
+    print(f"| | ms a step | CPU ms | ÷ {TRACE} | ÷ {FUSED} | ÷ compiled torch |")
+    print("|---|---|---|---|---|---|")
+    clock, cpu = found["clock"], found["cpu"]
+    for contender, row in clock["times"].items():
+        ratios = [f"{m:.3f} ({a:.3f}–{b:.3f})" for m, a, b in row["ratios"].values()]
+        both = f"{row['ms']:.3f} | {cpu['times'][contender]['ms']:.3f}"
+        print(f"| {contender} | {both} | {' | '.join(ratios)} |")
+    print(f"\nThe faster compiled torch: {clock['faster']}.")
+    for base, most in TARGETS[name].items():
+        values = [part["times"][CAPTURED]["ratios"][base][0] for part in (clock, cpu)]
+        print(f"Captured ÷ {base}: {verdict(values[0], most)}; of CPU time {values[1]:.3f}.")
+
+
+def verdict(value: float, most: float) -> str:
+    return f"{value:.3f}, to reach ≤ {most}: {'reached' if value <= most else 'not reached'}"
+
+
+def show_epochs(data: list[Tensor], count: int) -> list[dict[str, Any]]:
+    r"""Prints and returns what epochs of the MNIST-sized VAE took."""
+    captured = Contender(contenders(SIZES["mnist"])[CAPTURED].step)
+    block(captured, data, WARM)
+    print(f"\n**epochs** of 60,000 x 784, {SIZES['mnist']}, captured, the median of {count}\n")
+    print("| binarisation | run_dir | validation | s an epoch | ms a step | ÷ (steps x step) |")
+    print("|---|---|---|---|---|---|")
+    found = []
+    for row in epochs(lambda: statistics.median(block(captured, data, 100).clock), count):
+        words = ["yes" if row[key] else "no" for key in ("run_dir", "validation")]
+        print(
+            f"| {row['binarization']} | {' | '.join(words)} | {row['seconds']:.2f} | "
+            f"{row['step_ms']:.3f} | {row['ratio']:.3f} |",
+            flush=True,
+        )
+        found.append(row)
+    worst = max(row["ratio"] for row in found if not row["validation"])
+    print(f"\nThe longest without validation: {verdict(worst, EPOCH)}.")
+    return found
+
+
+def show_load(name: str, threads: int, rounds: int, steps: int) -> dict[str, Any]:
+    r"""Prints and returns times alone and beside two busy processes."""
+    torch.set_num_threads(threads)
+    data = batches(SIZES[name])
+    found = warmed(SIZES[name], data)
+    alone = summaries(race(found, data, rounds, steps))
+    with busy():
+        loaded = summaries(race(found, data, rounds, steps))
+    print(f"\n**{name} under load** {SIZES[name]}, threads: {threads}, two busy torch processes\n")
+    print("| | ms alone | ms under load | 90 % below | times |")
+    print("|---|---|---|---|---|")
+    for contender in found:
+        before, after = (part["clock"]["times"][contender] for part in (alone, loaded))
+        row = f"{before['ms']:.3f} | {after['ms']:.3f} | {after['ms_90']:.3f}"
+        print(f"| {contender} | {row} | {after['ms'] / before['ms']:.1f} |")
+    return {"threads": threads, "alone": alone, "loaded": loaded}
+
+
+def write(path: Path, found: Mapping[str, Any]) -> None:
+    r"""Writes what is known so far."""
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--programs", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--steps", type=int, default=50, help="of each contender in a round")
+    parser.add_argument("--rounds", type=int, default=30, help="of all, at least 2")
+    parser.add_argument("--threads", type=int, help="by default as fit: small programs take 1")
+    parser.add_argument("--epochs", type=int, default=0, help="of fit in each setting, after one")
+    parser.add_argument("--load", action="store_true", help="measure beside busy processes too")
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    if options.rounds < 2 or options.steps < 1:
+        parser.error("expected at least 2 rounds of at least 1 step, for quartiles")
+    default = torch.get_num_threads()
+
+    machine = f"{os.cpu_count()} cores, torch {torch.__version__}, Pyro {version('pyro-ppl')}"
+    print(f"{machine}, Python {platform.python_version()}")
+    written: dict[str, Any] = {"machine": machine, "targets": TARGETS, "steps": {}, "load": {}}
+    for name in options.programs:
+        torch.set_num_threads(options.threads or (1 if SIZES[name].small else default))
+        data = batches(SIZES[name])
+        blocks = race(warmed(SIZES[name], data), data, options.rounds, options.steps)
+        check_end(blocks)
+        found = summaries(blocks)
+        written["steps"][name] = {"threads": torch.get_num_threads(), **found}
+        show_steps(name, found)
+        write(options.json, written)
+    if options.epochs:
+        torch.set_num_threads(options.threads or default)
+        written["epochs"] = show_epochs(batches(SIZES["mnist"]), options.epochs)
+        write(options.json, written)
+    if options.load:
+        for name in options.programs:
+            for threads in sorted({1, default}):
+                row = show_load(name, threads, options.rounds, options.steps)
+                written["load"].setdefault(name, []).append(row)
+                write(options.json, written)
+
+
+if __name__ == "__main__":
+    main()
