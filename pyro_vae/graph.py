@@ -23,6 +23,10 @@ Substitute = Callable[[Tensor], Tensor]
 _public = getattr(torch.compiler, "nonstrict_trace", None)
 _traced: Callable[..., Any] = _public or torch._dynamo.nonstrict_trace
 
+# what the compiler would look at again at each call, and what no call changes
+_OURS = {"TYPE_MATCH", "BUILTIN_MATCH", "CLOSURE_MATCH", "DICT_CONTAINS", "SEQUENCE_LENGTH"}
+_OURS |= {"ID_MATCH", "CLASS_MATCH", "MODULE_MATCH", "DICT_KEYS_MATCH", "FUNCTION_MATCH"}
+
 
 class _Swap(TorchFunctionMode):
     r"""Puts other tensors in the place of some, by identity, wherever they are used."""
@@ -89,12 +93,14 @@ class Graph:
         self.traces = 0  # several for each compilation
         self._bind()
         self._outputs: Any = None
+        # what a graph depends on besides tensors is its holder's to know
+        chosen = {"guard_filter_fn": _only_tensors, **(options or {})}
         self._run: Callable[..., Any] = torch.compile(
             _own_code(self._step()),
             fullgraph=True,
             dynamic=False,
             backend=backend,
-            options=None if options is None else dict(options),
+            options=chosen,
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,6 +145,11 @@ class Graph:
         if isinstance(outputs, list) and len(outputs) == len(flat):
             self._outputs = None  # it is one list, as is returned
         return [tensor.detach() for tensor in flat]
+
+
+def _only_tensors(guards: Sequence[Any]) -> list[bool]:
+    r"""Which of the compiler's guards are looked at before each call: not those on our lists."""
+    return [guard.guard_type not in _OURS for guard in guards]
 
 
 def _free_sizes(tensor: Tensor, sizes: Sequence[int] | None) -> Tensor:

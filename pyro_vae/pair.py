@@ -3,7 +3,7 @@ r"""A model with its guide: their structure and their parameters, found once per
 __all__ = ["Pair", "Plan"]
 
 from dataclasses import dataclass, replace
-from itertools import chain
+from operator import is_
 from typing import Any
 
 import pyro
@@ -66,6 +66,7 @@ class Pair:
         self.parameters: dict[str, Tensor] = {}
         self._plans: dict[Any, Plan] = {}
         self._modules: list[nn.Module] = []
+        self._tables: list[dict[str, Any]] = []
         self._parts: list[Any] = []  # kept alive, so that no id comes twice
         self._leaves: dict[int, Tensor] = {}
 
@@ -86,7 +87,8 @@ class Pair:
         Batches may differ in sizes. What is new are other arguments, modes, frozen parameters,
         and modules or parameters that took the place of others.
         """
-        if list(map(id, self._present())) != list(map(id, self._parts)):
+        present = self._present()
+        if len(present) != len(self._parts) or not all(map(is_, present, self._parts)):
             self._forget()
         plan = self._plans.get(self._structure(args, kwargs))
         if plan is None:
@@ -105,12 +107,13 @@ class Pair:
 
     def _present(self) -> list[Any]:
         r"""The modules' children and parameters, and those of Pyro's store."""
-        found = [table.values() for m in self._modules for table in (m._parameters, m._modules)]
-        return [*chain(*found), *(p for _, p in pyro.get_param_store().named_parameters())]
+        found = [part for table in self._tables for part in table.values()]
+        return found + [p for _, p in pyro.get_param_store().named_parameters()]
 
     def _find_parts(self) -> None:
         tops = [m for program in (self.model, self.guide) for m in modules(program).values()]
         self._modules = [module for top in tops for module in top.modules()]
+        self._tables = [table for m in self._modules for table in (m._parameters, m._modules)]
         self._parts = self._present()
 
     def _forget(self) -> None:
