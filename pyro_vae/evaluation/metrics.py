@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyro
 import torch
 
+from pyro_vae.capture import Mode
 from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.fields import Source, select
@@ -31,6 +32,7 @@ def evaluate(
     data_size: int | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    capture: Mode = "auto",
 ) -> dict[str, Estimate]:
     r"""Estimates how well a model and its guide fit data, in nats per datum.
 
@@ -100,7 +102,8 @@ def evaluate(
     fields, log_jacobian = select(data, inputs, seed, parameter_dtype(model, guide))
     size = fields[0].shape[0]
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
-        scorer = Scorer(Pair(model, guide, data_plate), metrics, particles, data_size or size)
+        pair = Pair(model, guide, data_plate)
+        scorer = Scorer(pair, metrics, particles, data_size or size, capture)
         batch = scorer.prepare(fields, batch_size, place)
         pyro.set_rng_seed(seed)  # whatever was drawn so far
         for part in zip(*(field.split(batch) for field in fields), strict=True):
