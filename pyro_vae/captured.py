@@ -42,6 +42,7 @@ class Captured:
         Uncapturable: When called, if it cannot be a graph, and must be.
 
     Example:
+        >>> import torch
         >>> double = Captured(lambda x: 2 * x, {}, "auto", calls=3)
         >>> double(torch.ones(2))
         tensor([2., 2.])
@@ -60,7 +61,7 @@ class Captured:
         self.function, self.programs, self.mode = function, programs, mode
         self.blind = blind
         self.graph: Graph | None = None
-        self._tries = calls >= _WORTH if mode == "auto" else mode
+        self._tries = calls >= _WORTH if mode == "auto" else bool(mode)
         self._sizes: list[Any] = []
 
     def __call__(self, *args: Any) -> Any:
@@ -78,7 +79,7 @@ class Captured:
             graph = Graph(self._substituted, free, written)
             found = self._compiled(graph, args)
         except Uncapturable as error:
-            if self.mode is True:
+            if self.mode != "auto":
                 raise
             warnings.warn(f"this runs eagerly, not as a graph: {error}", UserWarning, stacklevel=5)
             return self.function(*args)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyro_vae import report
+from pyro_vae.capture import Mode
 from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Estimate, evaluate, independent_evidence
@@ -106,6 +107,7 @@ def score(
     particles: int,
     seed: int,
     device: str,
+    capture: Mode,
     inputs: Sequence[str],
 ) -> Scores:
     r"""Evaluates a run on a split of data."""
@@ -116,6 +118,7 @@ def score(
         "data_plate": run.config.get("data_plate"),
         "device": device,
         "seed": seed,
+        "capture": capture,
     }
     refused = ""
     try:

@@ -64,6 +64,8 @@ def encode(
             all observed sites share, else none: then all data are encoded at once.
         device: Where it is computed, by default where the parameters are.
         seed: The seed of what is drawn.
+        capture: Whether batches run as one compiled graph, as for :func:`evaluate`: ``"auto"``
+            where there are more than a thousand, draws counted.
 
     Returns:
         The latents by site, with shape :math:`(N, *)`, or :math:`(S, N, *)` of draws; those
@@ -164,7 +166,7 @@ def decode(
         batch: What the model is called with, if it cannot be called as ``model(n=N)``: rows
             that are repeated up to :math:`N`. What it observes of them is ignored. They
             come as a tuple, or alone, and are of the kinds that :func:`encode` takes.
-        batch_size, data_plate, device, seed: As for :func:`encode`.
+        batch_size, data_plate, device, seed, capture: As for :func:`encode`.
 
     Returns:
         The mean of the observed site, with shape :math:`(N, *)`; of several, by site.
@@ -213,7 +215,7 @@ def sample(
         mean: Whether to return :math:`\mathbb{E}[x \mid z_n]` in place of :math:`x_n`, which
             makes smoother pictures.
         batch: As for :func:`decode`.
-        batch_size, data_plate, device, seed: As for :func:`encode`.
+        batch_size, data_plate, device, seed, capture: As for :func:`encode`.
 
     Returns:
         The draws of the observed site, with shape :math:`(N, *)`; of several, by site.
@@ -270,9 +272,7 @@ def _encoder(pair: Pair, cut: Cut, draws: int | None, capture: Mode) -> Captured
     if draws is not None:
         run = partial(_encoded, pair.guide, cut.layout)
         return Captured(run, programs, capture, cut.calls * draws)
-    run, blind = (
-        partial(_encoded, Centred(m)(pair.guide), cut.layout) for m in (mean, blind_mean)
-    )
+    run, blind = (partial(_encoded, Centred(m)(pair.guide), cut.layout) for m in (mean, blind_mean))
     return Captured(run, programs, capture, cut.calls, blind)
 
 

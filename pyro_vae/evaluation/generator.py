@@ -90,7 +90,9 @@ class Generator:
         """
         programs = {"model": self.model, "guide": self.guide}
         run = partial(self._run, mean if means else None)
-        return Captured(run, programs, mode, calls, partial(self._run, blind_mean) if means else None)
+        return Captured(
+            run, programs, mode, calls, partial(self._run, blind_mean) if means else None
+        )
 
     def _run(
         self, mean: Mean | None, rows: Tensor, given: Mapping[str, Tensor]

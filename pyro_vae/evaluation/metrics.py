@@ -75,12 +75,16 @@ def evaluate(
         data_size: How many data share the global latents, by default :math:`N`.
         device: Where it is computed, by default where the parameters are.
         seed: The seed of particles and of binarisation.
+        capture: Whether chunks run as one compiled graph: ``True``, or an error that says what
+            stands in the way; ``False``; ``"auto"`` where there are so many that compiling pays,
+            which takes seconds. The same is computed then, but for rounding, with other noise
+            for a seed: the compiler's. Chunks of another size, as the last, run eagerly.
 
     Raises:
         TypeError: If the data or the inputs are of another kind, or a number is no integer.
         ValueError: If an argument is out of range or a field is missing; if a log-density is not
             finite; for ``"nll"``, if there are global latents, a guide that is a point estimate,
-            or a factor of ``poutine.scale``.
+            or a factor of ``poutine.scale``; if chunks cannot be captured and must be.
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)

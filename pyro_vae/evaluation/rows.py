@@ -76,7 +76,7 @@ def blind_mean(fn: TorchDistribution) -> Tensor:
     if not found:
         return fn.sample(torch.Size([_DRAWS])).mean(0)
     if found[0].dtype != found[-1].dtype:
-        return found[-1]  # categories have no mean
+        return found[0]  # which type it has would depend on values
     return torch.where(found[0].isfinite().all(), found[0], found[-1])
 
 

@@ -4,7 +4,7 @@ __all__ = ["Scorer", "discrete_features"]
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -89,19 +89,11 @@ class Scorer:
         """
         terms: defaultdict[str, Moments] = defaultdict(lambda: Moments(bool(self.layout.shared)))
         weights = Weights(self.particles)
-        for start in range(0, self.particles, self.chunk):
-            count = min(self.chunk, self.particles - start)
-            source = torch if self.device.type == "cpu" else torch.get_device_module(self.device)
-            noise = source.get_rng_state()
-            found = self._scores(count, *batch)
-            log_weights = found["elbo"]
-            if not bool(log_weights.isfinite().all()):
-                source.set_rng_state(noise)
-                raise self._nonfinite(self._draw(count, batch))
+        for found in self._chunks(batch):
             for name, values in found.items() if "elbo" in self.metrics else ():
                 terms[name].update(values)
             if "nll" in self.metrics:
-                weights.update(log_weights)
+                weights.update(found["elbo"])
         for name, term in terms.items():
             self._keep(name, term.mean, term.variance)
         if "nll" in self.metrics:
@@ -135,8 +127,19 @@ class Scorer:
         self.per_datum[name].append(scores.cpu())
         self.variances[name] += variance
 
+    def _chunks(self, batch: tuple[Tensor, ...]) -> Iterator[dict[str, Tensor]]:
+        r"""What is computed of particles, with shapes :math:`(K, N)`, chunk after chunk."""
+        noise = torch if self.device.type == "cpu" else torch.get_device_module(self.device)
+        for start in range(0, self.particles, self.chunk):
+            count = min(self.chunk, self.particles - start)
+            before = noise.get_rng_state()
+            found = self._scores(count, *batch)
+            if not bool(found["elbo"].isfinite().all()):
+                noise.set_rng_state(before)
+                raise self._nonfinite(self._draw(count, batch))
+            yield found
+
     def _score(self, count: int, *batch: Tensor) -> dict[str, Tensor]:
-        r"""What is computed of a chunk, with shapes :math:`(K, N)`."""
         draw = self._draw(count, batch)
         return _terms(draw) if "elbo" in self.metrics else {"elbo": draw.log_weights}
 
