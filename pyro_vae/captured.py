@@ -16,8 +16,10 @@ from pyro_vae.graph import Graph
 from pyro_vae.programs import Program
 from pyro_vae.uncapturable import Uncapturable
 
-# planned calls below which all are eager: each saves ms, a compilation takes seconds
+# planned calls below which all are eager: a compilation takes 5 to 20 s, of which a call of
+# 2^22 elements saves some 20 ms, a small one less than 1 (benchmarks/evaluation.py)
 _WORTH = 1000
+_LARGE, _SMALL = 2**22, 1 / 40
 
 
 class Captured:
@@ -34,6 +36,8 @@ class Captured:
         mode: Whether it runs as a graph; ``"auto"``: where there are many calls, and nothing
             is in the way, which is said otherwise.
         calls: How many calls of the sizes of the first there will be.
+        elements: How many the largest tensor of a call has, where time goes with them: on the
+            CPU.
         blind: What stands for a function that looks at values: it looks at none, and returns
             the same wherever all that it returns is finite; elsewhere it counts for nothing.
 
@@ -54,6 +58,8 @@ class Captured:
         programs: Mapping[str, Program],
         mode: Mode,
         calls: int,
+        *,
+        elements: int = 0,
         blind: Callable[..., Any] | None = None,
     ) -> None:
         if mode not in (True, False, "auto"):
@@ -61,7 +67,8 @@ class Captured:
         self.function, self.programs, self.mode = function, programs, mode
         self.blind = blind
         self.graph: Graph | None = None
-        self._tries = calls >= _WORTH if mode == "auto" else bool(mode)
+        work = calls * max(elements / _LARGE, _SMALL)
+        self._tries = work >= _WORTH if mode == "auto" else bool(mode)
         self._sizes: list[Any] = []
 
     def __call__(self, *args: Any) -> Any:

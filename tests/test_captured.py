@@ -39,16 +39,21 @@ def test_calls_of_the_first_size_have_a_graph_and_others_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "mode, calls, graph",
+    "mode, calls, elements, graph",
     [
-        ("auto", captured._WORTH - 1, False),
-        ("auto", captured._WORTH, True),
-        (True, 1, True),
-        (False, 10**9, False),
+        ("auto", 999, 2**22, False),
+        ("auto", 1000, 2**22, True),
+        ("auto", 500, 2**23, True),
+        ("auto", 39_999, 5, False),
+        ("auto", 40_000, 5, True),
+        (True, 1, 0, True),
+        (False, 10**9, 0, False),
     ],
 )
-def test_there_is_a_graph_where_it_pays_or_is_asked_for(mode: Any, calls: int, graph: bool) -> None:
-    double = Captured(scaled, {}, mode, calls)
+def test_there_is_a_graph_where_it_pays_or_is_asked_for(
+    mode: Any, calls: int, elements: int, graph: bool
+) -> None:
+    double = Captured(scaled, {}, mode, calls, elements=elements)
     double(2, torch.ones(3))
     assert (double.graph is not None) == graph
 

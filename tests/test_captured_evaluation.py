@@ -94,6 +94,7 @@ def test_estimates_are_captured_from_a_number_of_whole_chunks_on(
     model, guide, (x,) = ZOO["vae"]()
     monkeypatch.setattr(scores, "chunk_sizes", lambda *_: (3, 2))
     monkeypatch.setattr(captured, "_WORTH", 5)
+    monkeypatch.setattr(captured, "_LARGE", 2 * 3 * 256)  # the hidden layer
     evaluate(model, guide, x, particles=5)
     assert not calls
     monkeypatch.setattr(captured, "_WORTH", 4)

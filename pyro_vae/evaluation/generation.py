@@ -64,8 +64,8 @@ def encode(
             all observed sites share, else none: then all data are encoded at once.
         device: Where it is computed, by default where the parameters are.
         seed: The seed of what is drawn.
-        capture: Whether batches run as one compiled graph, as for :func:`evaluate`: ``"auto"``
-            where there are more than a thousand, draws counted.
+        capture: Whether batches run as one compiled graph, as for :func:`evaluate`; ``"auto"``
+            where there are at least 40,000, each draw counted.
 
     Returns:
         The latents by site, with shape :math:`(N, *)`, or :math:`(S, N, *)` of draws; those
@@ -136,7 +136,8 @@ def reconstruct(
         pair = Pair(model, guide, data_plate)
         cut = Cut(fields, pair, batch_size, place)
         run, blind = (partial(_reconstructed, pair, cut.layout, m) for m in (mean, blind_mean))
-        call = Captured(run, {"model": pair.model, "guide": pair.guide}, capture, cut.calls, blind)
+        programs = {"model": pair.model, "guide": pair.guide}
+        call = Captured(run, programs, capture, cut.calls, blind=blind)
         parts = [call(*part)[0] for part in cut]
     return single(join(parts))
 
@@ -273,7 +274,7 @@ def _encoder(pair: Pair, cut: Cut, draws: int | None, capture: Mode) -> Captured
         run = partial(_encoded, pair.guide, cut.layout)
         return Captured(run, programs, capture, cut.calls * draws)
     run, blind = (partial(_encoded, Centred(m)(pair.guide), cut.layout) for m in (mean, blind_mean))
-    return Captured(run, programs, capture, cut.calls, blind)
+    return Captured(run, programs, capture, cut.calls, blind=blind)
 
 
 def _encoded(guide: Program, layout: Layout, *batch: Tensor) -> Found:

@@ -90,9 +90,8 @@ class Generator:
         """
         programs = {"model": self.model, "guide": self.guide}
         run = partial(self._run, mean if means else None)
-        return Captured(
-            run, programs, mode, calls, partial(self._run, blind_mean) if means else None
-        )
+        blind = partial(self._run, blind_mean) if means else None
+        return Captured(run, programs, mode, calls, blind=blind)
 
     def _run(
         self, mean: Mean | None, rows: Tensor, given: Mapping[str, Tensor]

@@ -57,7 +57,6 @@ class Scorer:
             ValueError: If the data plate is not of the batch's size, or if the weights of the
                 pair are no importance weights and the evidence is asked for.
         """
-        size = fields[0].shape[0]
         rows = tuple(field[: batch_size or 64].to(device) for field in fields)
         self.device, self.layout = device, self.pair.plan(rows, {}).layout
         if self.layout.plate is None:
@@ -71,15 +70,22 @@ class Scorer:
         if "nll" in self.metrics:
             check_weights(draw, self.pair.guide, rows)
         self.features = discrete_features(draw)
-
-        whole = self.layout.plate is None
         elements = math.ceil(largest.elements / draw.batch_size)
-        count = 1 if whole else size
-        batch, self.chunk = chunk_sizes(elements, count, self.particles, batch_size, device)
-        programs = {"model": self.pair.model, "guide": self.pair.guide}
-        calls = (count // batch) * (self.particles // self.chunk)
-        self._scores = Captured(self._score, programs, self.capture, calls)
-        return size if whole else batch
+        return self._cut(elements, fields[0].shape[0], batch_size)
+
+    def _cut(self, elements: int, total: int, batch_size: int | None) -> int:
+        r"""Decides how many data make a batch, how many particles a chunk, and on a graph."""
+        whole = self.layout.plate is None
+        rows = 1 if whole else total
+        batch, self.chunk = chunk_sizes(elements, rows, self.particles, batch_size, self.device)
+        self._scores = Captured(
+            self._score,
+            {"model": self.pair.model, "guide": self.pair.guide},
+            self.capture,
+            calls=(rows // batch) * (self.particles // self.chunk),
+            elements=elements * batch * self.chunk if self.device.type == "cpu" else 0,
+        )
+        return total if whole else batch
 
     def update(self, batch: tuple[Tensor, ...]) -> None:
         r"""Scores a batch.
