@@ -48,7 +48,7 @@ class Artist:
         inputs: Sequence[str],
         device: str,
         seed: int,
-        capture: Mode,
+        capture: Mode = "auto",
     ) -> None:
         self.run, self.data, self.inputs = run, data, tuple(inputs)
         self.fields = data.epoch(split, torch.Generator().manual_seed(seed))

@@ -107,8 +107,8 @@ def score(
     particles: int,
     seed: int,
     device: str,
-    capture: Mode,
     inputs: Sequence[str],
+    capture: Mode = "auto",
 ) -> Scores:
     r"""Evaluates a run on a split of data."""
     rows = replace(data, test=data.splits[split]) if split != "test" else data
