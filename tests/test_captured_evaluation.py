@@ -135,6 +135,18 @@ def test_one_that_other_noise_does_not_show_says_so(monkeypatch: pytest.MonkeyPa
         evaluate(model, guide, x, particles=2, capture=True)
 
 
+def test_a_rare_value_that_is_not_finite_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", dist.Normal(x, 1.0))
+            pyro.sample("x", dist.Normal(z, torch.where(z > 4, math.inf, 1.0)), obs=x)
+
+    # of 1400 values 0.04 are above 4
+    monkeypatch.setattr(scores, "chunk_sizes", lambda *_: (7, 200))
+    with pytest.raises(ValueError, match="the model's site 'x' .+ -inf at . of 1400 places"):
+        evaluate(model, overflowing_guide, torch.zeros(7), particles=10**5)
+
+
 def tree(found: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     return found if isinstance(found, dict) else {"": found}
 
