@@ -143,7 +143,7 @@ def test_a_rare_value_that_is_not_finite_is_found_again(monkeypatch: pytest.Monk
 
     # of 1400 values 0.04 are above 4
     monkeypatch.setattr(scores, "chunk_sizes", lambda *_: (7, 200))
-    with pytest.raises(ValueError, match="the model's site 'x' .+ -inf at . of 1400 places"):
+    with pytest.raises(ValueError, match=r"the model's site 'x' .+ -inf at . of 1400 places"):
         evaluate(model, overflowing_guide, torch.zeros(7), particles=10**5)
 
 
