@@ -16,8 +16,9 @@ from pyro_vae.graph import Graph
 from pyro_vae.programs import Program
 from pyro_vae.uncapturable import Uncapturable
 
-# planned calls below which all are eager: a compilation takes 5 to 20 s, of which a call of
-# 2^22 elements saves some 20 ms, a small one less than 1 (benchmarks/evaluation.py)
+# planned calls below which all are eager: a compilation takes 7 to 21 s, of which a call of
+# 2^22 elements saves 20 to 40 ms, a batch that is encoded or sampled 2 at most
+# (benchmarks/evaluation.py, on two busy cores)
 _WORTH = 1000
 _LARGE, _SMALL = 2**22, 1 / 40
 
