@@ -1,10 +1,10 @@
 r"""Whether a function of programs can become a graph, and which tensors it uses."""
 
-__all__ = ["examine", "refusal"]
+__all__ = ["Mode", "check_mode", "examine", "refusal"]
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -14,6 +14,18 @@ from pyro_vae.compiler import require_compiler
 from pyro_vae.programs import Program, free_tensors
 from pyro_vae.traceable import traceable
 from pyro_vae.uncapturable import Uncapturable
+
+Mode = bool | Literal["auto"]
+
+
+def check_mode(mode: Any) -> None:
+    r"""Raises for what says not whether something is captured.
+
+    Raises:
+        ValueError: If it is neither a truth value nor ``"auto"``.
+    """
+    if mode not in (True, False, "auto"):
+        raise ValueError(f"expected capture to be True, False or 'auto', got {mode!r}")
 
 
 def examine(

@@ -1,6 +1,6 @@
 r"""Which steps run as compiled graphs."""
 
-__all__ = ["Capture", "Mode"]
+__all__ = ["Capture"]
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro.infer import ELBO
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.arguments import flatten
-from pyro_vae.capturable import examine, refusal
+from pyro_vae.capturable import Mode, examine, refusal
 from pyro_vae.graph import Substitute
 from pyro_vae.loss import Loss
 from pyro_vae.pair import Plan
@@ -26,7 +26,6 @@ from pyro_vae.uncapturable import Uncapturable
 from pyro_vae.update import Update
 from pyro_vae.watch import Watch
 
-Mode = bool | Literal["auto"]
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Result = tuple[Tensor, dict[str, Tensor]]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pyro_vae.capture import Mode
+from pyro_vae.capturable import Mode
 from pyro_vae.checks import Finding, check, check_rows, require, warn
 from pyro_vae.components import build, describe, files_of
 from pyro_vae.data import Data, load

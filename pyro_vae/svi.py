@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae.capture import Capture, Mode
+from pyro_vae.capturable import Mode, check_mode
+from pyro_vae.capture import Capture
 from pyro_vae.loss import Loss, Reduction, clipped
 from pyro_vae.nonfinite import first_nonfinite
 from pyro_vae.objectives import ELBO, Objective
@@ -84,8 +85,7 @@ class SVI:
             raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
         if reduction not in get_args(Reduction):
             raise ValueError(f"expected reduction to be 'sum' or 'mean', got {reduction!r}")
-        if capture not in (True, False, "auto"):
-            raise ValueError(f"expected capture to be True, False or 'auto', got {capture!r}")
+        check_mode(capture)
         if steps is not None and steps < 1:
             raise ValueError(f"expected a positive number of steps, got {steps}")
         if data_size is not None and data_size < 1:

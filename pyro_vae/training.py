@@ -243,6 +243,7 @@ class Trainer:
             data_plate=pair.data_plate,
             data_size=self.svi.data_size,
             seed=self.seed,
+            capture=False,  # each epoch would compile anew
         )
         return {name: float(value) for name, value in estimates.items()}
 

@@ -13,6 +13,7 @@ from commands import FIT, document, images
 from matplotlib.image import imread
 
 import pyro_vae
+from pyro_vae.captured import Captured
 from pyro_vae.cli import main
 from pyro_vae.cli.pictures import Artist
 from pyro_vae.data import Data, load
@@ -125,6 +126,27 @@ def test_encode(loaded: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_array_equal(arrays["z"], expected)
     np.testing.assert_array_equal(arrays["y"], data.train["y"])
     assert found["shapes"] == {"z": [64, 3]}
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [([], "auto"), (["--capture", "true"], True), (["--capture=false"], False)],
+)
+@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "encode"])
+def test_what_is_captured(
+    command: str, flags: list[str], expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, modes = Captured.__init__, []
+
+    def eager(
+        self: Any, function: Any, programs: Any, mode: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        modes.append(mode)
+        begin(self, function, programs, False, *args, **kwargs)
+
+    monkeypatch.setattr(Captured, "__init__", eager)
+    assert main([command, "run", "--quiet", *flags]) == 0
+    assert modes == [expected]
 
 
 def test_traverse(loaded: Loaded, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 r"""What commands share: options, floating types, and the way to the terminal."""
 
 __all__ = [
+    "CAPTURE",
+    "add_capture",
     "add_setting",
     "new_parser",
     "note",
@@ -56,6 +58,15 @@ def add_setting(parser: ArgumentParser, seed: str, precision: Precision | None =
     parser.add_argument("--precision", type=kind, default=precision, help=text)
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+
+
+CAPTURE: Any = bool | Literal["auto"]
+
+
+def add_capture(parser: ArgumentParser, what: str) -> None:
+    r"""Adds the option that says what runs as a compiled graph."""
+    text = f"whether {what} run as a compiled graph (auto: where there are many)"
+    parser.add_argument("--capture", type=CAPTURE, default="auto", help=text)
 
 
 def parse_plain(parser: ArgumentParser, flags: Sequence[str]) -> Namespace:

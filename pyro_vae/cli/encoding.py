@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
+from pyro_vae.cli.common import add_capture
 from pyro_vae.cli.opened import add_out, open_run, run_parser
 
 
@@ -13,6 +14,7 @@ def parser() -> ArgumentParser:
     r"""The options of ``encode``."""
     text = "Means of the latents of data: latents.npz, in the data's order, and latents.png."
     found = run_parser("encode", text, "dynamic binarisation")
+    add_capture(found, "batches")
     add_out(found)
     return found
 

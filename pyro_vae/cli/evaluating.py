@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from pyro_vae.cli.common import show, show_json
+from pyro_vae.cli.common import add_capture, show, show_json
 from pyro_vae.cli.opened import open_run, run_parser
 
 
@@ -17,6 +17,7 @@ def parser() -> ArgumentParser:
     found = run_parser("evaluate", text, "particles")
     text = "draws for each datum's evidence"
     found.add_argument("--particles", type=PositiveInt, default=1000, help=text)
+    add_capture(found, "chunks of data and particles")
     return found
 
 
@@ -26,7 +27,7 @@ def run(flags: Sequence[str]) -> int:
         from pyro_vae.cli.scores import score
 
         options, split = opened.options, opened.options["split"]
-        names = ("particles", "seed", "device")
+        names = ("particles", "seed", "device", "capture")
         setting = {name: options[name] for name in names}
         scores = score(opened.run, opened.data, split, inputs=opened.inputs, **setting)
         if opened.own_data:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pyro_vae.cli.common import add_setting, new_parser, note, precision, say, show, show_json
+from pyro_vae.cli.common import (
+    CAPTURE,
+    add_setting,
+    new_parser,
+    note,
+    precision,
+    say,
+    show,
+    show_json,
+)
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
     from pyro_vae.data import Data
@@ -23,7 +32,8 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
 # what fit takes as it is
 TAKEN = (
     *("inputs", "schedule_interval", "clip_norm", "epochs", "batch_size", "device", "seed"),
-    *("validation", "patience", "workers", "resume", "checkpoint_every", "data_plate"),
+    *("validation", "patience", "workers", "capture", "resume", "checkpoint_every"),
+    *("data_plate",),
 )
 
 
@@ -62,6 +72,7 @@ def add_training(found: ArgumentParser, hidden: Sequence[str] = ()) -> None:
             "after what the schedule goes on",
         ),
         ("--workers", NonNegativeInt, 0, "processes that read data which are not in memory"),
+        ("--capture", CAPTURE, "auto", "whether steps run as a compiled graph (auto: if many)"),
         ("--checkpoint-every", NonNegativeFloat, 10.0, "seconds between two checkpoints"),
     ):
         shown = text if flag not in hidden else SUPPRESS

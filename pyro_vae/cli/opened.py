@@ -82,8 +82,10 @@ class Opened:
         r"""What makes arrays and pictures of the split."""
         from pyro_vae.cli.pictures import Artist
 
-        device, seed = self.options["device"], self.options["seed"]
-        return Artist(self.run, self.data, self.options["split"], self.inputs, device, seed)
+        names = ("split", "device", "seed")
+        setting = {name: self.options[name] for name in names}
+        capture = self.options.get("capture", False)  # traversals have no graphs
+        return Artist(self.run, self.data, inputs=self.inputs, capture=capture, **setting)
 
     def finish(
         self,

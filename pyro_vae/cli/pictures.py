@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_vae import report
+from pyro_vae.capturable import Mode
 from pyro_vae.data import Data
 from pyro_vae.evaluation import Traversal, encode, reconstruct, sample, traverse
 from pyro_vae.evaluation.features import Feature
@@ -36,10 +37,18 @@ class Artist:
         inputs: The fields that the programs are called with, in order.
         device: Where it is computed.
         seed: The seed of the rows and of what is drawn.
+        capture: Whether batches run as a compiled graph.
     """
 
     def __init__(
-        self, run: Run, data: Data, split: Any, inputs: Sequence[str], device: str, seed: int
+        self,
+        run: Run,
+        data: Data,
+        split: Any,
+        inputs: Sequence[str],
+        device: str,
+        seed: int,
+        capture: Mode = "auto",
     ) -> None:
         self.run, self.data, self.inputs = run, data, tuple(inputs)
         self.fields = data.epoch(split, torch.Generator().manual_seed(seed))
@@ -51,6 +60,7 @@ class Artist:
             "device": device,
             "seed": seed,
         }
+        self.capture = capture
 
     def rows(self, count: int | None = None) -> tuple[Tensor, ...]:
         r"""The first rows in random order, or all in their own, as programs are called."""
@@ -66,18 +76,20 @@ class Artist:
     def samples(self, count: int, mean: bool) -> Found:
         r"""Draws of the model, or their means given the latents, in the user's units."""
         batch = self.rows(count)
-        drawn = sample(self.run.model, self.run.guide, count, mean=mean, batch=batch, **self.how)
-        return self._restored(drawn)
+        how = {"mean": mean, "batch": batch, "capture": self.capture, **self.how}
+        return self._restored(sample(self.run.model, self.run.guide, count, **how))
 
     def reconstructions(self, count: int) -> tuple[Found, Found]:
         r"""Data, and what the model makes of their latents, in the user's units."""
         batch = self.rows(count)
-        found = reconstruct(self.run.model, self.run.guide, *batch, **self.how)
+        how = {"capture": self.capture, **self.how}
+        found = reconstruct(self.run.model, self.run.guide, *batch, **how)
         return self._restored(batch[0]), self._restored(found)
 
     def codes(self, count: int | None = None) -> dict[str, Tensor]:
         r"""The latents of data by site, with shape :math:`(N, *)`."""
-        return encode(self.run.model, self.run.guide, *self.rows(count), **self.how)
+        how = {"capture": self.capture, **self.how}
+        return encode(self.run.model, self.run.guide, *self.rows(count), **how)
 
     def traversal(self, **arguments: Any) -> Traversal:
         r"""Moved latents, decoded."""

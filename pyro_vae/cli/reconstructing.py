@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
+from pyro_vae.cli.common import add_capture
 from pyro_vae.cli.opened import add_out, open_run, run_parser
 
 
@@ -15,6 +16,7 @@ def parser() -> ArgumentParser:
     text = "Encode and decode data: reconstructions.npz, in their own units, and a .png."
     found = run_parser("reconstruct", text, "which data")
     found.add_argument("--count", type=PositiveInt, default=16, help="data, drawn at random")
+    add_capture(found, "batches")
     add_out(found)
     return found
 

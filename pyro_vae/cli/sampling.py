@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
+from pyro_vae.cli.common import add_capture
 from pyro_vae.cli.opened import add_out, open_run, run_parser
 
 
@@ -17,6 +18,7 @@ def parser() -> ArgumentParser:
     found.add_argument("--count", type=PositiveInt, default=64, help="draws")
     text = "means of the data given drawn latents, in place of draws"
     found.add_argument("--mean", action="store_true", help=text)
+    add_capture(found, "batches")
     add_out(found)
     return found
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyro_vae import report
+from pyro_vae.capturable import Mode
 from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Estimate, evaluate, independent_evidence
@@ -107,6 +108,7 @@ def score(
     seed: int,
     device: str,
     inputs: Sequence[str],
+    capture: Mode = "auto",
 ) -> Scores:
     r"""Evaluates a run on a split of data."""
     rows = replace(data, test=data.splits[split]) if split != "test" else data
@@ -116,6 +118,7 @@ def score(
         "data_plate": run.config.get("data_plate"),
         "device": device,
         "seed": seed,
+        "capture": capture,
     }
     refused = ""
     try:

@@ -1,25 +1,39 @@
 r"""What a model generates, and how a guide encodes."""
 
-__all__ = ["Device", "batches", "decode", "encode", "encoded", "reconstruct", "sample", "single"]
+__all__ = ["Cut", "Device", "decode", "encode", "encoded", "reconstruct", "sample", "single"]
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.capturable import Mode
+from pyro_vae.captured import Captured
 from pyro_vae.data import Data
 from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.fields import Batch, Rows, read
 from pyro_vae.evaluation.generator import Generator
-from pyro_vae.evaluation.rows import Centred, check_rows, data_first, inferred, join, mean, outputs
+from pyro_vae.evaluation.rows import (
+    Centred,
+    Mean,
+    blind_mean,
+    check_rows,
+    data_first,
+    inferred,
+    join,
+    mean,
+    outputs,
+)
 from pyro_vae.evaluation.setting import evaluating, parameter_dtype
-from pyro_vae.layout import Site, latent_sites
+from pyro_vae.layout import Layout, Site, latent_sites
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
 Device = torch.device | str | None
 Fields = tuple[Tensor, ...]
+Found = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def encode(
@@ -31,6 +45,7 @@ def encode(
     data_plate: str | None = None,
     device: Device = None,
     seed: int = 0,
+    capture: Mode = "auto",
 ) -> dict[str, Tensor]:
     r"""The latents of data: the means of the guide, or draws from it.
 
@@ -49,6 +64,8 @@ def encode(
             all observed sites share, else none: then all data are encoded at once.
         device: Where it is computed, by default where the parameters are.
         seed: The seed of what is drawn.
+        capture: Whether batches run as one compiled graph, as for :func:`evaluate`; ``"auto"``
+            where there are at least 40,000, each draw counted.
 
     Returns:
         The latents by site, with shape :math:`(N, *)`, or :math:`(S, N, *)` of draws; those
@@ -69,15 +86,14 @@ def encode(
     fields = read(batch, seed, parameter_dtype(model, guide))
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
-        parts = []
-        for part in batches(fields, pair, batch_size, place):
-            if draws is None:
-                parts.append(_latents(pair, part, encoded(pair, part)))
-            else:
-                drawn = [_latents(pair, part, _drawn(pair, part, pair.guide)) for _ in range(draws)]
-                parts.append({n: torch.stack([d[n] for d in drawn]) for n in drawn[0]})
-        shared = pair.plan(part, {}).layout.shared
-    return join(parts, sorted(shared), dim=0 if draws is None else 1)
+        cut = Cut(fields, pair, batch_size, place)
+        run = _encoder(pair, cut, draws, capture)
+        if draws is None:
+            parts = [run(*part)[0] for part in cut]
+        else:
+            drawn = ([run(*part)[0] for _ in range(draws)] for part in cut)
+            parts = [{n: torch.stack([d[n] for d in ds]) for n in ds[0]} for ds in drawn]
+    return join(parts, sorted(cut.layout.shared), dim=0 if draws is None else 1)
 
 
 def reconstruct(
@@ -88,6 +104,7 @@ def reconstruct(
     data_plate: str | None = None,
     device: Device = None,
     seed: int = 0,
+    capture: Mode = "auto",
 ) -> Tensor | dict[str, Tensor]:
     r"""The means of observed sites, given the latents that :func:`encode` finds.
 
@@ -117,7 +134,11 @@ def reconstruct(
     fields = read(batch, seed, parameter_dtype(model, guide))
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
-        parts = [_reconstructed(pair, p) for p in batches(fields, pair, batch_size, place)]
+        cut = Cut(fields, pair, batch_size, place)
+        run, blind = (partial(_reconstructed, pair, cut.layout, m) for m in (mean, blind_mean))
+        programs = {"model": pair.model, "guide": pair.guide}
+        call = Captured(run, programs, capture, cut.calls, blind=blind)
+        parts = [call(*part)[0] for part in cut]
     return single(join(parts))
 
 
@@ -131,6 +152,7 @@ def decode(
     data_plate: str | None = None,
     device: Device = None,
     seed: int = 0,
+    capture: Mode = "auto",
 ) -> Tensor | dict[str, Tensor]:
     r"""The means of observed sites, given latents.
 
@@ -145,7 +167,7 @@ def decode(
         batch: What the model is called with, if it cannot be called as ``model(n=N)``: rows
             that are repeated up to :math:`N`. What it observes of them is ignored. They
             come as a tuple, or alone, and are of the kinds that :func:`encode` takes.
-        batch_size, data_plate, device, seed: As for :func:`encode`.
+        batch_size, data_plate, device, seed, capture: As for :func:`encode`.
 
     Returns:
         The mean of the observed site, with shape :math:`(N, *)`; of several, by site.
@@ -165,7 +187,7 @@ def decode(
     fields = None if batch is None else read(batch, seed, dtype)
     with evaluating(model, guide, rows=fields or (), device=device, seed=seed) as place:
         source = Generator(model, guide, fields, data_plate, place)
-        found = source.decode(latents, dtype, batch_size)
+        found = source.decode(latents, dtype, batch_size, capture)
     return single(found)
 
 
@@ -180,6 +202,7 @@ def sample(
     data_plate: str | None = None,
     device: Device = None,
     seed: int = 0,
+    capture: Mode = "auto",
 ) -> Tensor | dict[str, Tensor]:
     r"""Draws data from the model.
 
@@ -193,7 +216,7 @@ def sample(
         mean: Whether to return :math:`\mathbb{E}[x \mid z_n]` in place of :math:`x_n`, which
             makes smoother pictures.
         batch: As for :func:`decode`.
-        batch_size, data_plate, device, seed: As for :func:`encode`.
+        batch_size, data_plate, device, seed, capture: As for :func:`encode`.
 
     Returns:
         The draws of the observed site, with shape :math:`(N, *)`; of several, by site.
@@ -212,54 +235,81 @@ def sample(
     fields = None if batch is None else read(batch, seed, parameter_dtype(model, guide))
     with evaluating(model, guide, rows=fields or (), device=device, seed=seed) as place:
         source = Generator(model, guide, fields, data_plate, place)
-        rows = torch.arange(n, device=place).split(batch_size if source.plate else 1)
+        size = batch_size if source.plate else 1
+        rows = torch.arange(n, device=place).split(size)
+        call = source.captured(means=mean, mode=capture, calls=n // size)
         parts = []
         for part in rows:
-            found = source.run(part, {}, mean)
+            found = call(part, {})
             # without a data plate the whole batch is one datum
             parts.append(found if source.plate else {k: t[None] for k, t in found.items()})
     return single(join(parts))
 
 
-def batches(batch: Fields, pair: Pair, batch_size: int, device: torch.device) -> Iterator[Fields]:
-    r"""Cuts a batch into smaller ones, if there is a data plate to be cut."""
-    parts = tuple(zip(*(field.split(batch_size) for field in batch), strict=True))
-    first = tuple(field.to(device) for field in parts[0])
-    whole = pair.plan(first, {}).layout.plate is None
-    for part in [batch] if whole else parts:
-        yield tuple(field.to(device) for field in part)
+class Cut:
+    r"""A batch cut into smaller ones, if there is a data plate to be cut.
+
+    Arguments:
+        batch: The batch.
+        pair: The model and the guide.
+        batch_size: The number of data in a part.
+        device: Where parts are moved to.
+    """
+
+    def __init__(self, batch: Fields, pair: Pair, batch_size: int, device: torch.device) -> None:
+        self.device, rows = device, batch[0].shape[0]
+        first = tuple(field[:batch_size].to(device) for field in batch)
+        self.layout = pair.plan(first, {}).layout
+        size = rows if self.layout.plate is None else batch_size
+        self.parts = tuple(zip(*(field.split(size) for field in batch), strict=True))
+        self.calls = max(1, rows // size)  # those of the first one's size
+
+    def __iter__(self) -> Iterator[Fields]:
+        return (tuple(field.to(self.device) for field in part) for part in self.parts)
 
 
-def _drawn(pair: Pair, batch: Fields, guide: Program) -> dict[str, Site]:
-    r"""What the guide draws, where it is of the batch's size."""
+def _encoder(pair: Pair, cut: Cut, draws: int | None, capture: Mode) -> Captured:
+    programs = {"guide": pair.guide}
+    if draws is not None:
+        run = partial(_encoded, pair.guide, cut.layout)
+        return Captured(run, programs, capture, cut.calls * draws)
+    run, blind = (partial(_encoded, Centred(m)(pair.guide), cut.layout) for m in (mean, blind_mean))
+    return Captured(run, programs, capture, cut.calls, blind=blind)
+
+
+def _encoded(guide: Program, layout: Layout, *batch: Tensor) -> Found:
+    r"""What is drawn that is a latent of the model, with the data first; and all that is."""
+    sites = _drawn(guide, layout, batch)
+    latents = {n: s for n, s in sites.items() if not s["infer"].get("is_auxiliary")}
+    found = {n: data_first(s["value"], s, layout.plate) for n, s in latents.items()}
+    return found, _values(sites)
+
+
+def _reconstructed(pair: Pair, layout: Layout, mean: Mean, *batch: Tensor) -> Found:
+    r"""Means of what is observed, with the data first; and all that was drawn before."""
+    means = _values(_drawn(Centred(mean)(pair.guide), layout, batch))
+    found = {
+        name: data_first(mean(site["fn"]), site, layout.plate)
+        for name, site in outputs(inferred(pair, layout, batch, means)).items()
+        if name not in means
+    }
+    return found, means
+
+
+def encoded(pair: Pair, layout: Layout, batch: Fields) -> dict[str, Site]:
+    r"""What the guide draws, at its means."""
+    return _drawn(Centred()(pair.guide), layout, batch)
+
+
+def _drawn(guide: Program, layout: Layout, batch: Fields) -> dict[str, Site]:
+    r"""What a guide draws, where it is of the batch's size."""
     trace = poutine.trace(guide).get_trace(*batch)
-    check_rows(trace, pair.plan(batch, {}).layout.plate, batch[0].shape[0])
+    check_rows(trace, layout.plate, batch[0].shape[0])
     return latent_sites(trace)
 
 
-def encoded(pair: Pair, batch: Fields) -> dict[str, Site]:
-    r"""What the guide draws, at its means."""
-    return _drawn(pair, batch, Centred()(pair.guide))
-
-
-def _reconstructed(pair: Pair, batch: Fields) -> dict[str, Tensor]:
-    layout = pair.plan(batch, {}).layout
-    means = {name: site["value"] for name, site in encoded(pair, batch).items()}
-    return {
-        name: data_first(mean(site["fn"]), site, layout.plate)
-        for name, site in outputs(inferred(pair, batch, means)).items()
-        if name not in means
-    }
-
-
-def _latents(pair: Pair, batch: Fields, sites: Mapping[str, Site]) -> dict[str, Tensor]:
-    r"""Those values that are latents of the model, with the data first."""
-    plate = pair.plan(batch, {}).layout.plate
-    return {
-        name: data_first(site["value"], site, plate)
-        for name, site in sites.items()
-        if not site["infer"].get("is_auxiliary")
-    }
+def _values(sites: Mapping[str, Site]) -> dict[str, Tensor]:
+    return {name: site["value"] for name, site in sites.items()}
 
 
 def single(found: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

@@ -4,16 +4,21 @@ __all__ = ["Generator"]
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_vae.capturable import Mode
+from pyro_vae.captured import Captured
 from pyro_vae.evaluation.fields import Rows, column
 from pyro_vae.evaluation.rows import (
     Dreaming,
     Given,
+    Mean,
+    blind_mean,
     data_first,
     data_in_place,
     join,
@@ -71,31 +76,46 @@ class Generator:
             if not any(site is output for output in found.values())
         }
 
-    def run(self, rows: Tensor, given: Mapping[str, Tensor], means: bool) -> dict[str, Tensor]:
-        r"""Generates rows.
+    def captured(self, means: bool, mode: Mode, calls: int) -> Captured:
+        r"""Generates rows, when it is called.
+
+        Its arguments are the indices of the rows, with shape :math:`(N)`, and latents that are
+        not drawn, by site; it returns what the model observes, by site, with shape
+        :math:`(N, *)`.
 
         Arguments:
-            rows: The indices of the rows, with shape :math:`(N)`.
-            given: Latents that are not drawn.
             means: Whether the means of the observed sites are returned in place of draws.
-
-        Returns:
-            What the model observes, by site, with shape :math:`(N, *)`.
+            mode: Whether it runs as a compiled graph.
+            calls: How many calls of the sizes of the first there will be.
         """
+        programs = {"model": self.model, "guide": self.guide}
+        run = partial(self._run, mean if means else None)
+        blind = partial(self._run, blind_mean) if means else None
+        return Captured(run, programs, mode, calls, blind=blind)
+
+    def _run(
+        self, mean: Mean | None, rows: Tensor, given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         values = {**self._shared(rows, given), **self._rows_of(given, rows)}
         found = outputs(self._trace(rows, values))
         return {
-            name: data_first(mean(site["fn"]) if means else site["value"], site, self.plate)
+            name: data_first(mean(site["fn"]) if mean else site["value"], site, self.plate)
             for name, site in found.items()
         }
 
     def decode(
-        self, latents: Rows | Mapping[str, Rows], dtype: torch.dtype | None, batch_size: int
+        self,
+        latents: Rows | Mapping[str, Rows],
+        dtype: torch.dtype | None,
+        batch_size: int,
+        mode: Mode = False,
     ) -> dict[str, Tensor]:
         r"""The means of what the model observes, by site, with shape :math:`(N, *)`."""
         given, count = self.given(latents, dtype)
-        rows = torch.arange(count, device=self.device).split(batch_size if self.plate else count)
-        return join([self.run(part, given, means=True) for part in rows])
+        size = batch_size if self.plate else count
+        rows = torch.arange(count, device=self.device).split(size)
+        call = self.captured(means=True, mode=mode, calls=max(1, count // size))
+        return join([call(part, given) for part in rows])
 
     def given(
         self, latents: Rows | Mapping[str, Rows], dtype: torch.dtype | None

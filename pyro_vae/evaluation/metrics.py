@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyro
 import torch
 
+from pyro_vae.capturable import Mode
 from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.fields import Source, select
@@ -31,6 +32,7 @@ def evaluate(
     data_size: int | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
+    capture: Mode = "auto",
 ) -> dict[str, Estimate]:
     r"""Estimates how well a model and its guide fit data, in nats per datum.
 
@@ -73,12 +75,16 @@ def evaluate(
         data_size: How many data share the global latents, by default :math:`N`.
         device: Where it is computed, by default where the parameters are.
         seed: The seed of particles and of binarisation.
+        capture: Whether chunks run as one compiled graph: ``True``, or an error that says what
+            stands in the way; ``False``; ``"auto"`` where there are so many that compiling pays,
+            which takes seconds. The same is computed then, but for rounding, with other noise
+            for a seed: the compiler's. Chunks of another size, as the last, run eagerly.
 
     Raises:
         TypeError: If the data or the inputs are of another kind, or a number is no integer.
         ValueError: If an argument is out of range or a field is missing; if a log-density is not
             finite; for ``"nll"``, if there are global latents, a guide that is a point estimate,
-            or a factor of ``poutine.scale``.
+            or a factor of ``poutine.scale``; if chunks cannot be captured and must be.
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
@@ -100,7 +106,8 @@ def evaluate(
     fields, log_jacobian = select(data, inputs, seed, parameter_dtype(model, guide))
     size = fields[0].shape[0]
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
-        scorer = Scorer(Pair(model, guide, data_plate), metrics, particles, data_size or size)
+        pair = Pair(model, guide, data_plate)
+        scorer = Scorer(pair, metrics, particles, data_size or size, capture)
         batch = scorer.prepare(fields, batch_size, place)
         pyro.set_rng_seed(seed)  # whatever was drawn so far
         for part in zip(*(field.split(batch) for field in fields), strict=True):

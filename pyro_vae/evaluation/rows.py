@@ -4,6 +4,8 @@ __all__ = [
     "Centred",
     "Dreaming",
     "Given",
+    "Mean",
+    "blind_mean",
     "check_rows",
     "data_first",
     "data_in_place",
@@ -14,7 +16,7 @@ __all__ = [
     "outputs",
 ]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,18 +30,12 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.layout import Site, frames, plate_dims, sample_sites
+from pyro_vae.layout import Layout, Site, frames, plate_dims, sample_sites
 from pyro_vae.pair import Pair
 
 _DRAWS = 100
 
-
-class Centred(Messenger):
-    r"""Gives every latent its mean, or its mode if it is discrete, in place of a draw."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not msg["done"] and not site_is_subsample(msg):
-            msg["value"] = _centre(msg["fn"])
+Mean = Callable[[TorchDistribution], Tensor]
 
 
 class Given(Messenger):
@@ -67,28 +63,56 @@ class Dreaming(UnconditionMessenger):
 
 
 def mean(fn: TorchDistribution) -> Tensor:
-    r"""The mean, or else the mode, or else the average of 100 draws."""
+    r"""The mean, or else the mode, or else the average of 100 draws: the first that is finite."""
     for name in ("mean", "mode"):
-        if (value := _finite(fn, name)) is not None:
+        if (value := _stated(fn, name)) is not None and bool(value.isfinite().all()):
             return value
     return fn.sample(torch.Size([_DRAWS])).mean(0)
 
 
-def _centre(fn: TorchDistribution) -> Tensor:
-    if not is_discrete(fn):
-        return mean(fn)
-    value = _finite(fn, "mode")  # a mean would be no value that the site can have
-    return fn.sample() if value is None else value
+def blind_mean(fn: TorchDistribution) -> Tensor:
+    r"""What :func:`mean` gives, without a look at values, wherever this is finite."""
+    found = [v for name in ("mean", "mode") if (v := _stated(fn, name)) is not None]
+    if not found:
+        return fn.sample(torch.Size([_DRAWS])).mean(0)
+    if found[0].dtype != found[-1].dtype:
+        return found[0]  # which type it has would depend on values
+    return torch.where(found[0].isfinite().all(), found[0], found[-1])
 
 
-def _finite(fn: TorchDistribution, name: str) -> Tensor | None:
+def _stated(fn: TorchDistribution, name: str) -> Tensor | None:
     while isinstance(fn, MaskedDistribution):
         fn = fn.base_dist
     try:
         value: Tensor = getattr(fn, name)
     except (AttributeError, NotImplementedError):
         return None
-    return value if bool(value.isfinite().all()) else None
+    return value
+
+
+class Centred(Messenger):
+    r"""Gives every latent its mean, or its mode if it is discrete, in place of a draw.
+
+    Arguments:
+        mean: What gives means: :func:`mean`, or :func:`blind_mean`, then without a look at
+            modes either.
+    """
+
+    def __init__(self, mean: Mean = mean) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not msg["done"] and not site_is_subsample(msg):
+            msg["value"] = self._centre(msg["fn"])
+
+    def _centre(self, fn: TorchDistribution) -> Tensor:
+        if not is_discrete(fn):
+            return self.mean(fn)
+        value = _stated(fn, "mode")  # a mean would be no value that the site can have
+        if value is None or (self.mean is mean and not bool(value.isfinite().all())):
+            return fn.sample()
+        return value
 
 
 def is_discrete(fn: TorchDistribution) -> bool:
@@ -101,18 +125,22 @@ def is_discrete(fn: TorchDistribution) -> bool:
 
 
 def inferred(
-    pair: Pair, batch: tuple[Any, ...], latents: Mapping[str, Tensor], temperature: int = 0
+    pair: Pair,
+    layout: Layout,
+    batch: tuple[Any, ...],
+    latents: Mapping[str, Tensor],
+    temperature: int = 0,
 ) -> Trace:
     r"""The model at values of its latents, with what it sums out inferred.
 
     Arguments:
         pair: The model and the guide.
+        layout: Their structure.
         batch: What the model is called with.
         latents: The values by site, as the guide has them.
         temperature: Whether the sites that are summed out have values drawn from their
             posterior (1) or those of the highest posterior probability (0).
     """
-    layout = pair.plan(batch, {}).layout
     program = poutine.condition(pair.model, data=dict(latents))
     if layout.enumerated:
         program = infer_discrete(program, -layout.nesting - 1, temperature=temperature)

@@ -4,12 +4,14 @@ __all__ = ["Scorer", "discrete_features"]
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_vae.capturable import Mode
+from pyro_vae.captured import Captured
 from pyro_vae.draws import Draw
 from pyro_vae.evaluation.chunks import Largest, chunk_sizes
 from pyro_vae.evaluation.estimate import Estimate
@@ -30,10 +32,18 @@ class Scorer:
         metrics: Some of ``"elbo"`` and ``"nll"``.
         particles: The number of particles :math:`K`.
         data_size: How many data share the global latents.
+        capture: Whether chunks run as a compiled graph.
     """
 
-    def __init__(self, pair: Pair, metrics: Sequence[str], particles: int, data_size: int) -> None:
-        self.pair, self.metrics = pair, metrics
+    def __init__(
+        self,
+        pair: Pair,
+        metrics: Sequence[str],
+        particles: int,
+        data_size: int,
+        capture: Mode = False,
+    ) -> None:
+        self.pair, self.metrics, self.capture = pair, metrics, capture
         self.particles, self.data_size = particles, data_size
         self.per_datum: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.variances: defaultdict[str, float] = defaultdict(float)  # of sums over data
@@ -47,25 +57,35 @@ class Scorer:
             ValueError: If the data plate is not of the batch's size, or if the weights of the
                 pair are no importance weights and the evidence is asked for.
         """
-        size = fields[0].shape[0]
         rows = tuple(field[: batch_size or 64].to(device) for field in fields)
-        self.layout = self.pair.plan(rows, {}).layout
+        self.device, self.layout = device, self.pair.plan(rows, {}).layout
         if self.layout.plate is None:
             rows = tuple(field.to(device) for field in fields)
         with Largest() as largest:
             draw = self.pair.draw(rows, {}, data_size=self.data_size)
             for trace in (draw.guide_trace, draw.model_trace):
                 check_rows(trace, self.layout.plate, rows[0].shape[0])
-            self._check_finite(draw)
+            if not bool(draw.log_weights.isfinite().all()):
+                raise self._nonfinite(draw)
         if "nll" in self.metrics:
             check_weights(draw, self.pair.guide, rows)
         self.features = discrete_features(draw)
-
-        whole = self.layout.plate is None
         elements = math.ceil(largest.elements / draw.batch_size)
-        count = 1 if whole else size
-        batch, self.chunk = chunk_sizes(elements, count, self.particles, batch_size, device)
-        return size if whole else batch
+        return self._cut(elements, fields[0].shape[0], batch_size)
+
+    def _cut(self, elements: int, total: int, batch_size: int | None) -> int:
+        r"""Decides how many data make a batch, how many particles a chunk, and on a graph."""
+        whole = self.layout.plate is None
+        rows = 1 if whole else total
+        batch, self.chunk = chunk_sizes(elements, rows, self.particles, batch_size, self.device)
+        self._scores = Captured(
+            self._score,
+            {"model": self.pair.model, "guide": self.pair.guide},
+            self.capture,
+            calls=(rows // batch) * (self.particles // self.chunk),
+            elements=elements * batch * self.chunk if self.device.type == "cpu" else 0,
+        )
+        return total if whole else batch
 
     def update(self, batch: tuple[Tensor, ...]) -> None:
         r"""Scores a batch.
@@ -75,15 +95,11 @@ class Scorer:
         """
         terms: defaultdict[str, Moments] = defaultdict(lambda: Moments(bool(self.layout.shared)))
         weights = Weights(self.particles)
-        for start in range(0, self.particles, self.chunk):
-            count = min(self.chunk, self.particles - start)
-            draw = self.pair.draw(batch, {}, count, self.data_size)
-            self._check_finite(draw)
-            if "elbo" in self.metrics:
-                for name, values in _terms(draw).items():
-                    terms[name].update(values)
+        for found in self._chunks(batch):
+            for name, values in found.items() if "elbo" in self.metrics else ():
+                terms[name].update(values)
             if "nll" in self.metrics:
-                weights.update(draw.log_weights)
+                weights.update(found["elbo"])
         for name, term in terms.items():
             self._keep(name, term.mean, term.variance)
         if "nll" in self.metrics:
@@ -117,10 +133,32 @@ class Scorer:
         self.per_datum[name].append(scores.cpu())
         self.variances[name] += variance
 
-    def _check_finite(self, draw: Draw) -> None:
-        if not bool(draw.log_weights.isfinite().all()):
-            found = first_nonfinite(draw, self.pair.parameters) or "a sum of them that overflows"
-            raise ValueError(f"expected finite log-densities, got this: {found}")
+    def _chunks(self, batch: tuple[Tensor, ...]) -> Iterator[dict[str, Tensor]]:
+        r"""What is computed of particles, with shapes :math:`(K, N)`, chunk after chunk."""
+        noise = torch if self.device.type == "cpu" else torch.get_device_module(self.device)
+        for start in range(0, self.particles, self.chunk):
+            count = min(self.chunk, self.particles - start)
+            before = noise.get_rng_state()
+            found = self._scores(count, *batch)
+            if not bool(found["elbo"].isfinite().all()):
+                noise.set_rng_state(before)
+                raise self._nonfinite(self._draw(count, batch))
+            yield found
+
+    def _score(self, count: int, *batch: Tensor) -> dict[str, Tensor]:
+        draw = self._draw(count, batch)
+        return _terms(draw) if "elbo" in self.metrics else {"elbo": draw.log_weights}
+
+    def _draw(self, count: int, batch: tuple[Tensor, ...]) -> Draw:
+        # not the pair's own draw, which might inspect the programs: a graph could not
+        model, guide = self.pair.model, self.pair.guide
+        return Draw(model, guide, batch, {}, self.layout, count, self.data_size)
+
+    def _nonfinite(self, draw: Draw) -> ValueError:
+        found = first_nonfinite(draw, self.pair.parameters) or "a sum of them that overflows"
+        if bool(draw.log_weights.isfinite().all()):
+            found = "one that is not, in a graph, whose noise is its own: capture=False finds where"
+        return ValueError(f"expected finite log-densities, got this: {found}")
 
 
 def _terms(draw: Draw) -> dict[str, Tensor]:

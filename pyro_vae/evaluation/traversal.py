@@ -14,7 +14,7 @@ from pyro_vae.data import Data
 from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.features import Feature, feature_kl, quantiles
 from pyro_vae.evaluation.fields import Rows, read
-from pyro_vae.evaluation.generation import Device, batches, encoded, single
+from pyro_vae.evaluation.generation import Cut, Device, encoded, single
 from pyro_vae.evaluation.generator import Generator
 from pyro_vae.evaluation.rows import Centred, data_first, inferred, is_discrete
 from pyro_vae.evaluation.setting import evaluating, parameter_dtype
@@ -131,7 +131,7 @@ def traverse(
     row = _row(fields, datum)
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
-        parts = list(batches(fields, pair, batch_size, place))
+        parts = list(Cut(fields, pair, batch_size, place))
         known = _features(pair, parts, draws)
         features = tuple(sorted(known, key=lambda feature: -feature.kl))
         chosen = _axes(known, features, axes)
@@ -167,8 +167,9 @@ class _Mover:
         if prior:
             trace = poutine.trace(Centred()(pair.model)).get_trace(*row)
         else:
-            means = {name: site["value"] for name, site in encoded(pair, row).items()}
-            trace = inferred(pair, row, means)
+            layout = pair.plan(row, {}).layout
+            means = {name: site["value"] for name, site in encoded(pair, layout, row).items()}
+            trace = inferred(pair, layout, row, means)
         self.sites = {n: s for n, s in sample_sites(trace).items() if n in self.source.latents}
 
     def values(self, features: Iterable[Feature], positions: Tensor) -> Tensor:
@@ -247,7 +248,7 @@ def _divergences(pair: Pair, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
     for name, site in drawn.items():
         _check_vector(name, site, layout.plate)
     values = {name: site["value"] for name, site in drawn.items()}
-    priors = sample_sites(inferred(pair, batch, values, temperature=1))
+    priors = sample_sites(inferred(pair, layout, batch, values, temperature=1))
     found = {}
     for name, site in drawn.items():
         analytic = name in layout.analytic
