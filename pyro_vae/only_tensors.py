@@ -3,6 +3,7 @@ r"""Code that was written for numbers, run on the tensors that stand for them.""
 __all__ = ["OnlyTensors"]
 
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class OnlyTensors(TorchFunctionMode):
             )
         if func in _LISTS and not kwargs and isinstance(args[_LISTS[func]], Tensor):
             return _one_by_one(func, *args)
+        if func in _SHARED and not kwargs and _are_numbers(args[1]):
+            args = (args[0], _computed_once(args[1], args[0]))
         for factor in ("alpha", "value"):
             if func in _SCALED and isinstance((kwargs or {}).get(factor), Tensor):
                 args, kwargs = _scaled(args, kwargs or {}, factor)
@@ -56,6 +59,24 @@ _LOOKS = frozenset(
 _NAMES = [name + end for name in ("add", "sub", "addcmul", "addcdiv") for end in ("", "_")]
 _SCALED = {getattr(Tensor, n) for n in _NAMES} | {getattr(torch, n) for n in _NAMES[::2]}
 _LISTS = {torch._foreach_pow: 0, torch._foreach_add_: 1, torch._foreach_lerp_: 2}  # the number
+_SHARED = {torch._foreach_div_, torch._foreach_mul_, torch._foreach_div, torch._foreach_mul}
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(v, Tensor) for v in values)
+
+
+def _computed_once(factors: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    r"""The factors, such that the compiler does not compute one, powers and all, per entry.
+
+    It would put them into the loops; a sum over a dimension of one entry it leaves to torch.
+    """
+    if any(factor.dim() for factor in factors) or len({f.dtype for f in factors}) > 1:
+        return list(factors)
+    kept = torch.stack(list(factors)).unsqueeze(-1).cumsum(-1).squeeze(-1).unbind()
+    # rounded as torch does, which promotes no tensor to the type of a number
+    pairs = zip(kept, tensors, strict=True)
+    return [factor.to(torch.result_type(tensor, factor)) for factor, tensor in pairs]
 
 
 def _one_by_one(func: Any, *args: Any) -> list[Tensor]:
