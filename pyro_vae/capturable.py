@@ -73,5 +73,6 @@ def refusal(error: Exception) -> Uncapturable:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, Uncapturable):
         cause = cause.__cause__ or cause.__context__
-    first = str(error).strip().split("\n", 1)[0]
-    return cause or Uncapturable(f"the compiler refuses it ({type(error).__name__}: {first})")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[: 2 if lines and lines[0].endswith("raised:") else 1])
+    return cause or Uncapturable(f"the compiler refuses it ({type(error).__name__}: {said})")

@@ -2,6 +2,7 @@ r"""A function of tensors as one compiled graph, whatever Python it consists of.
 
 __all__ = ["Graph", "Substitute"]
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from types import FunctionType, MappingProxyType
@@ -108,11 +109,17 @@ class Graph:
         if [tensor.data_ptr() for tensor in self.free] != self._places:
             self._bind()  # a module was moved: its parameters are the same, their memory is not
         batch = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if not self.traces:
-            batch = [_free_sizes(t, sizes) for t, sizes in zip_longest(batch, self.sizes)]
         with torch.no_grad():
-            found = self._run(self._inputs, batch)
+            found = self._run(self._inputs, batch) if self.traces else self._compiled(batch)
         return found if self._outputs is None else tree_unflatten(found, self._outputs)
+
+    def _compiled(self, batch: list[Tensor]) -> list[Tensor]:
+        pairs = zip_longest(batch, self.sizes)
+        with warnings.catch_warnings():
+            # the compiler's own deprecations; programs gave theirs when they were eager
+            warnings.simplefilter("ignore")
+            found: list[Tensor] = self._run(self._inputs, [_free_sizes(*pair) for pair in pairs])
+        return found
 
     def _bind(self) -> None:
         self._places = [tensor.data_ptr() for tensor in self.free]

@@ -5,8 +5,8 @@ __all__ = ["Callback", "Event", "fit"]
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,8 @@ from pyro_vae.optimizers import OptimizerLike
 from pyro_vae.programs import Program, modules, unchanged
 from pyro_vae.runs import Row, Run, RunFolder, Which, environment, programs_of
 from pyro_vae.svi import SVI
+from pyro_vae.threads import few_threads
 from pyro_vae.training import Trainer
-
-# products of parameters and batch below which a step is too short to be shared by threads:
-# they wait for one another; where other work held a core, it took 80 ms instead of 4.4
-_SMALL = 2**24
 
 _ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
@@ -211,7 +208,7 @@ def fit(
         known = set(svi.tensors())
         batch = _prepare(trainer, schedule, schedule_interval)
         work = batch_size * sum(parameter.numel() for parameter in svi.pair.parameters.values())
-        stack.enter_context(_threads(1 if work < _SMALL else torch.get_num_threads()))
+        stack.enter_context(few_threads(work))
         if folder is not None:
             lazy = not set(svi.tensors()) <= known
             config = _begin(folder, trainer, config, batch, lazy)
@@ -262,16 +259,6 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
     if taken := [name for name in given["notes"] if name in config]:
         raise ValueError(f"expected notes under names of their own, got {taken}")
     return {**config, **given["notes"], "files": files_of(config)}
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _prepare(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae.arguments import flatten
 from pyro_vae.capturable import Mode, check_mode
 from pyro_vae.capture import Capture
 from pyro_vae.loss import Loss, Reduction, clipped
@@ -21,6 +22,7 @@ from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.optimizers import OptimizerLike, follow, make_optimizer
 from pyro_vae.pair import Pair, Plan
 from pyro_vae.programs import Program
+from pyro_vae.threads import few_threads
 
 
 class SVI:
@@ -100,6 +102,7 @@ class SVI:
         self.optimizer: Optimizer | None = None
         self._begun = False
         self._held: dict[str, Tensor] = {}
+        self._size = 0  # of all parameters together
         self._saved: Mapping[str, Any] | None = None
         self._restored: set[str] = set()
         self._resumed: set[str] = set()
@@ -137,11 +140,12 @@ class SVI:
         plan = self.pair.plan(args, kwargs)
         self._restore()
         optimizer, parameters = self._optimizer(), self._parameters()
-        found = self.capture.step(plan, parameters, optimizer, args, kwargs)
-        if found is None:
-            found = self._step(plan, parameters, optimizer, args, kwargs)
-        elif found[0].device.type == "cpu":
-            self.check_finite(found[0], args, kwargs)
+        with few_threads(self._size * _rows(args, kwargs)):
+            found = self.capture.step(plan, parameters, optimizer, args, kwargs)
+            if found is None:
+                found = self._step(plan, parameters, optimizer, args, kwargs)
+            elif found[0].device.type == "cpu":
+                self.check_finite(found[0], args, kwargs)
         self.capture.took(parameters)
         return found
 
@@ -298,8 +302,16 @@ class SVI:
             self.optimizer = make_optimizer(self.optim, list(parameters.items()))
         elif list(map(id, parameters.values())) != list(map(id, self._held.values())):
             follow(self.optimizer, self.optim, self._held, parameters)
+        if parameters.keys() != self._held.keys() or not self._size:
+            self._size = sum(parameter.numel() for parameter in parameters.values())
         self._held = parameters
         return self.optimizer
+
+
+def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    r"""The size of the batch, or what is likely to be that."""
+    leaves, _ = flatten(args, kwargs)
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 1)
 
 
 def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:

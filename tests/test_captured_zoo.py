@@ -89,6 +89,12 @@ def test_traced(row: str, objective: str) -> None:
     check(row, objective, {"backend": "aot_eager"})
 
 
+# drawn in another order by compilers before that of torch 2.15, even where random numbers fall back
+REORDERED = {"bottom_up", "nested_plates", "auto_normal", "partly_observed"}
+
+
 @pytest.mark.parametrize(("row", "objective"), list(dict.fromkeys(COMPILED)))
 def test_compiled(row: str, objective: str) -> None:
+    if row in REORDERED and torch.__version__ < "2.15":
+        pytest.skip("its noise comes in another order: test_traced compares it")
     check(row, objective, {"options": {"fallback_random": True}})

@@ -405,3 +405,31 @@ def test_an_objective_may_share_its_surrogate_with_the_programs() -> None:
     loss = SVI(model, guide, sgd, objective, reduction="mean").step(x)
     # the loss is -w times a mean that is the loss at w = 1
     assert objective.weight.item() == pytest.approx(1 - 0.1 * loss.item())
+
+
+def test_a_small_step_uses_one_thread_and_a_large_one_those_there_are() -> None:
+    seen: list[int] = []
+
+    def model(x: Tensor) -> None:
+        seen.append(torch.get_num_threads())
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", lambda: torch.zeros(2**12))
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(loc[: x.shape[0]], 1.0))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        svi = SVI(model, guide, adam)
+        for rows in (2**11, 2**12):  # of 2^24 numbers together, or half of them
+            svi.prepare(torch.zeros(rows, 1))
+            seen.clear()
+            svi.step(torch.zeros(rows, 1))
+            assert set(seen) == ({1} if rows == 2**11 else {2})
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
