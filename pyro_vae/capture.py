@@ -4,7 +4,6 @@ __all__ = ["Capture"]
 
 import hashlib
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +17,12 @@ from torch.optim import Optimizer
 from pyro_vae.arguments import flatten
 from pyro_vae.capturable import Mode, examine, refusal
 from pyro_vae.graph import Substitute
+from pyro_vae.lines import warn_user
 from pyro_vae.loss import Loss
 from pyro_vae.pair import Plan
 from pyro_vae.programs import Program
 from pyro_vae.step import Step
-from pyro_vae.uncapturable import Uncapturable
+from pyro_vae.uncapturable import StateMissing, Uncapturable
 from pyro_vae.update import Update
 from pyro_vae.watch import Watch
 
@@ -46,6 +46,7 @@ class _Kind:
 
     sizes: list[list[int]]
     steps: dict[bool, Step | None] = field(default_factory=dict)  # None: the compiler refused
+    is_new: bool = False  # whether the optimiser's state was missing before
 
 
 class Capture:
@@ -81,6 +82,7 @@ class Capture:
         self._kinds: dict[Hashable, _Kind | None] = {}
         self._watches: dict[int, tuple[Plan, Watch]] = {}  # plans stay, so that no id comes twice
         self._alike = Counter[str]()
+        self._changed: str | None = None
         self._update: Update | None = None
 
     @property
@@ -100,7 +102,7 @@ class Capture:
         Raises:
             Uncapturable: If it cannot be captured, and must be.
         """
-        if self.reason is not None or self.start == math.inf:
+        if self.start == math.inf:
             return None
         try:
             if self.count < self.start or not self._stepped >= parameters.keys():
@@ -109,9 +111,7 @@ class Capture:
                 return None
             return self._captured(plan, parameters, optimizer, args, kwargs)
         except Uncapturable as error:
-            if self.mode is True:
-                raise
-            self.reason = str(error)
+            self._refuse(error)
             return None
 
     def check(self, plan: Plan, args: Args, kwargs: Kwargs) -> list[Tensor]:
@@ -145,10 +145,13 @@ class Capture:
             if self.start != math.inf:
                 self.check(plan, args, kwargs)
         except Uncapturable as error:
-            if self.mode is True:
-                raise
-            self.start, self.reason = math.inf, str(error)
+            self._refuse(error)
         return self.start != math.inf
+
+    def undo(self) -> None:
+        r"""Takes back what the last step did in Python, where its loss was not finite."""
+        if self._update is not None:
+            self._update.undo()
 
     def took(self, parameters: Mapping[str, Tensor]) -> None:
         r"""Counts a step; says why it was eager, if graphs are wanted, once."""
@@ -161,7 +164,13 @@ class Capture:
     def state_dict(self) -> dict[str, Any]:
         r"""What decides which steps are captured."""
         start = None if self.start == math.inf else self.start
-        return {"start": start, "count": self.count, "others": self.others, "kinds": self.kinds}
+        return {
+            "start": start,
+            "count": self.count,
+            "others": self.others,
+            "kinds": self.kinds,
+            "reason": self.reason,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], stepped: set[str]) -> None:
         r"""Takes up what :meth:`state_dict` returned.
@@ -170,8 +179,9 @@ class Capture:
             state: What it returned.
             stepped: The names of the parameters that steps were taken with.
         """
-        if self.mode == "auto":
+        if self.mode == "auto" or state["reason"]:
             self.start = math.inf if state["start"] is None else state["start"]
+            self.reason = state["reason"]
         self.count, self.others = state["count"], state["others"]
         self.kinds, self._stepped = dict(state["kinds"]), stepped
         self._update = None
@@ -188,10 +198,15 @@ class Capture:
             self._update = Update(optimizer)
             self._kinds.clear()
             self._alike.clear()
+        if any(parameter._backward_hooks for parameter in parameters.values()):
+            raise Uncapturable(
+                "expected parameters without hooks, which a graph would pass over, got some: "
+                "remove them, or do to the gradient in the optimiser what they do"
+            )
         leaves, _ = flatten(args, kwargs)
         sizes = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
         kind = self._kind(plan, leaves, sizes)
-        if kind is None or (kind.sizes != sizes and not self._is_frequent()):
+        if kind is None or (kind.sizes != sizes and not self._is_frequent(sizes)):
             return None
         first = kind.sizes == sizes
         if first not in kind.steps:
@@ -201,6 +216,12 @@ class Capture:
             return None
         try:
             return self._run(step, parameters, args, kwargs)
+        except StateMissing:
+            if kind.is_new:
+                raise
+            kind.is_new = True  # an eager step makes what is missing, once
+            del kind.steps[first]
+            return None
         except Uncapturable as error:
             if first:
                 raise
@@ -214,8 +235,9 @@ class Capture:
         if id(plan) not in self._watches:
             self._watches[id(plan)] = plan, Watch(**self._programs, objective=self.loss.objective)
         watch = self._watches[id(plan)][1]
+        self._changed = watch.changed() or self._changed
         constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        key = id(plan), constants, self._update.options, watch.values()
+        key = id(plan), (constants, self.clip_norm), self._update.options, watch.values()
         if key not in self._kinds:
             self._kinds[key] = self._enter((plan.structure, *key[1:3], watch.plain()), sizes)
         return self._kinds[key]
@@ -228,14 +250,15 @@ class Capture:
         if digest not in self.kinds and len(self.kinds) >= _KINDS:
             self._say(
                 f"expected steps of at most {_KINDS} kinds, each of which is compiled, got more, "
-                "which are taken eagerly: pass what changes as a tensor, or change it in place"
+                f"which are taken eagerly (what changed: {self._changed or 'arguments'}): pass "
+                "what changes as a tensor, or change a tensor's value in place"
             )
             return None
         return _Kind(self.kinds.setdefault(digest, sizes))
 
-    def _is_frequent(self) -> bool:
+    def _is_frequent(self, sizes: list[list[int]]) -> bool:
         self.others += 1
-        return self.others > _RARE
+        return self.others > _RARE and not any(0 in size for size in sizes)
 
     def _build(
         self,
@@ -264,7 +287,7 @@ class Capture:
     ) -> Result:
         traces = step.graph.traces
         if not traces:
-            self.announce("compiling the step")
+            self.announce(f"compiling the step ({self.compilations + 1})")
         try:
             loss, metrics, gradients = step(args, kwargs)
         except Exception as error:
@@ -277,10 +300,16 @@ class Capture:
             parameter.grad = gradients.get(name)
         return loss, metrics
 
+    def _refuse(self, error: Uncapturable) -> None:
+        r"""Has all steps taken eagerly from now on, unless they must be captured."""
+        if self.mode is True:
+            raise error
+        self.start, self.reason = math.inf, str(error)
+
     def _say(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            warnings.warn(text, UserWarning, stacklevel=5)
+            warn_user(text)
 
 
 def _start(mode: Mode, steps: int | None) -> float:

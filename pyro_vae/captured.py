@@ -2,7 +2,6 @@ r"""A function of tensors that runs as a compiled graph where that pays."""
 
 __all__ = ["Captured"]
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae.arguments import flatten
 from pyro_vae.capturable import Mode, check_mode, examine, refusal
 from pyro_vae.graph import Graph
+from pyro_vae.lines import warn_user
 from pyro_vae.programs import Program
 from pyro_vae.uncapturable import Uncapturable
 
@@ -87,7 +87,7 @@ class Captured:
         except Uncapturable as error:
             if self.mode != "auto":
                 raise
-            warnings.warn(f"this runs eagerly, not as a graph: {error}", UserWarning, stacklevel=5)
+            warn_user(f"this is not captured, but runs eagerly: {error}")
             return self.function(*args)
         self.graph, self._sizes = graph, _sizes(args)
         return self._checked(found, args)

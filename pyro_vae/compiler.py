@@ -18,7 +18,11 @@ def require_compiler() -> None:
     """
     default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     command = os.environ.get("CXX", default)
-    if shutil.which(next(iter(shlex.split(command)), "")) is None:
+    try:
+        program = next(iter(shlex.split(command)), "")
+    except ValueError:  # a quotation without its end
+        program = ""
+    if shutil.which(program) is None:
         raise Uncapturable(
             f"expected a C++ compiler to build the compiled step with, found no {command!r}: "
             "install one (g++ or clang++), or name it in the environment variable CXX"

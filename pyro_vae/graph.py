@@ -92,6 +92,7 @@ class Graph:
         self.free = list({id(tensor): tensor for tensor in free}.values())
         self.sizes = sizes
         self.traces = 0  # several for each compilation
+        self._is_compiled = False
         self._bind()
         self._outputs: Any = None
         # what a graph depends on besides tensors is its holder's to know
@@ -106,11 +107,11 @@ class Graph:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._given = leaves, _ = flatten(args, kwargs)
-        if [tensor.data_ptr() for tensor in self.free] != self._places:
+        if not all(map(Tensor.is_set_to, self.free, self._places)):
             self._bind()  # a module was moved: its parameters are the same, their memory is not
         batch = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         with torch.no_grad():
-            found = self._run(self._inputs, batch) if self.traces else self._compiled(batch)
+            found = self._run(self._inputs, batch) if self._is_compiled else self._compiled(batch)
         return found if self._outputs is None else tree_unflatten(found, self._outputs)
 
     def _compiled(self, batch: list[Tensor]) -> list[Tensor]:
@@ -119,10 +120,11 @@ class Graph:
             # the compiler's own deprecations; programs gave theirs when they were eager
             warnings.simplefilter("ignore")
             found: list[Tensor] = self._run(self._inputs, [_free_sizes(*pair) for pair in pairs])
+        self._is_compiled = True
         return found
 
     def _bind(self) -> None:
-        self._places = [tensor.data_ptr() for tensor in self.free]
+        self._places = [tensor.detach() for tensor in self.free]
         # before torch 2.15 what is written to numbers in double precision is lost
         self._inputs = [t.detach().view(t.shape or 1) for t in self.free]
 

@@ -1,9 +1,10 @@
 r"""Which line of a user's file it was, among the frames of libraries."""
 
-__all__ = ["failure", "is_library", "is_users", "line_of", "module_of"]
+__all__ = ["failure", "is_library", "is_users", "line_of", "module_of", "warn_user"]
 
 import sys
 import traceback
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -30,6 +31,14 @@ def module_of(frame: FrameType) -> str:
 def line_of(frame: FrameType, number: int) -> str:
     r"""The place in a file, as editors know it."""
     return f"{frame.f_code.co_filename}:{number}"
+
+
+def warn_user(text: str) -> None:
+    r"""Warns at the line of the user's that called the library, wherever that was."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and is_library(module_of(frame)):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level - 1)
 
 
 def failure(error: BaseException) -> tuple[dict[str, Any] | None, str | None]:

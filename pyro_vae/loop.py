@@ -213,6 +213,8 @@ def fit(
             lazy = not set(svi.tensors()) <= known
             config = _begin(folder, trainer, config, batch, lazy)
         interrupts = trainer.run(epochs, folder, progress)
+        if folder is not None:
+            config = _end(folder, trainer, config)
     interrupts.obey()
     which: Which = "best" if trainer.use_best() else "last"
     path = None if run_dir is None else Path(run_dir)
@@ -359,6 +361,15 @@ def _begin(
     config = {**config, "capture": svi.capture.decide(svi.pair.plan(batch, {}), batch, {})}
     note = {**environment(trainer.device, trainer.seed), "data": data.record}
     folder.begin(config, note, kept)
+    return config
+
+
+def _end(folder: RunFolder, trainer: Trainer, config: dict[str, Any]) -> dict[str, Any]:
+    r"""Notes what became of the steps: how many graphs were compiled, if they were captured."""
+    capture = trainer.svi.capture
+    config = {**config, "capture": config["capture"] and capture.reason is None}
+    note = {**environment(trainer.device, trainer.seed), "data": trainer.data.record}
+    folder.note(config, {**note, "compilations": capture.compilations})
     return config
 
 

@@ -198,7 +198,8 @@ class _Record(TorchFunctionMode):
 
     def restore(self) -> None:
         with torch.no_grad():
-            for key, value in self.constants.items():  # batch norm's keep their version
+            # the oldest last, where some share memory; batch norm's keep their version
+            for key, value in reversed(self.constants.items()):
                 if not torch.equal(self.free[key], value):
                     self.free[key].copy_(value)
 

@@ -2,6 +2,7 @@ r"""The Python variables that programs read: attributes, elements, closures, glo
 
 __all__ = ["Table", "equal", "fixed", "hashable", "reach"]
 
+import argparse
 import builtins
 import dis
 import functools
@@ -14,6 +15,8 @@ from typing import Any
 import pyro.infer
 import torch
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.mask_messenger import MaskMessenger
+from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.utils import lazy_property
@@ -39,6 +42,9 @@ _ENTERED = (
     functools.partial,
     types.MethodType,
     types.SimpleNamespace,
+    argparse.Namespace,
+    MaskMessenger,
+    ScaleMessenger,
 )
 
 
@@ -212,6 +218,8 @@ class _Walk:
         self.seen[id(module)] = module
         yield from self._table(Table(name, "attribute", vars(module), None, module), 0)
         yield Table(name, "buffer", module._buffers)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            yield Table(name, "hook", hooks)
         if module._modules:
             yield Table(name, "module", module._modules, tuple(module._modules))
         yield from self._class(type(module))
@@ -229,6 +237,8 @@ class _Walk:
         if free:
             cells = _Cells(free, function.__closure__ or ())
             yield from self._table(Table(name, "closure variable", cells, free), 0)
+        for defaults in (function.__defaults__, function.__kwdefaults__) if own else ():
+            yield from self.enter(defaults, f"{name}'s defaults", 0)
         if vars(function):
             yield from self._table(Table(name, "attribute", vars(function), None, function), 0)
 
@@ -253,8 +263,9 @@ class _Walk:
                 yield from self._table(
                     Table(base.__name__, "attribute", vars(base), plain, base), 1
                 )
-            for method in vars(base).values():
-                method = getattr(method, "__func__", method)
+            for member in vars(base).values():
+                getter = getattr(member, "fget", None) or getattr(member, "func", None)
+                method = getter or getattr(member, "__func__", member)
                 if isinstance(method, types.FunctionType) and method.__name__ != "__init__":
                     yield from self.enter(method, f"{base.__name__}.{method.__name__}", 0)
 
@@ -291,7 +302,7 @@ def _hidden(owner: Any, name: Any) -> bool:
     if isinstance(owner, nn.Module):
         # Pyro makes the plates of an autoguide anew in every run
         plates = name in ("plates", "_cond_indep_stacks") and isinstance(owner, AutoGuide)
-        return name in _INTERNAL or name.startswith("_pyro_") or plates
+        return name in _INTERNAL or name.startswith("_pyro_") or plates or _cached(owner, name)
     return owner is not None and _cached(owner, name)
 
 

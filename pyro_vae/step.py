@@ -57,7 +57,11 @@ class Step:
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         r"""Takes a step; returns the loss before it, metrics, and gradients, if they are kept."""
         self.update.refresh()
-        loss, *values = self.graph(*args, **kwargs)
+        try:
+            loss, *values = self.graph(*args, **kwargs)
+        except BaseException:  # the same step, taken again or eagerly, refreshes, too
+            self.update.undo()
+            raise
         metrics = dict(zip(self._names, values, strict=False))
         gradients = dict(zip(self._kept, values[len(metrics) :], strict=True))
         return loss, metrics, gradients

@@ -52,6 +52,11 @@ class SVI:
             ``True`` from the second step on, or an error that says what stands in the way;
             ``False`` never; ``"auto"`` where ``steps`` are so many that compiling pays, or after
             500 steps. Programs that cannot be captured run eagerly then, and it is said why.
+            Captured steps draw other noise from the same seed, validate nothing, and leave no
+            ``.grad``. Batches of other sizes than the first run eagerly 100 times, then share a
+            graph; 8 kinds of steps (modes, frozen parameters, numbers that programs read) have
+            graphs. A print runs while it is traced only, and no value that lies in an array, an
+            iterator, an object of a library, or more than four levels deep is looked at again.
         steps: The number of steps that are planned, if it is known.
 
     References:
@@ -140,14 +145,22 @@ class SVI:
         plan = self.pair.plan(args, kwargs)
         self._restore()
         optimizer, parameters = self._optimizer(), self._parameters()
-        with few_threads(self._size * _rows(args, kwargs)):
+        self.capture.clip_norm = self.clip_norm
+        with torch.enable_grad(), few_threads(self._size * _rows(args, kwargs)):
             found = self.capture.step(plan, parameters, optimizer, args, kwargs)
             if found is None:
                 found = self._step(plan, parameters, optimizer, args, kwargs)
             elif found[0].device.type == "cpu":
-                self.check_finite(found[0], args, kwargs)
+                self._check_taken(found[0], args, kwargs)
         self.capture.took(parameters)
         return found
+
+    def _check_taken(self, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self.check_finite(loss, args, kwargs)
+        except ValueError:
+            self.capture.undo()
+            raise
 
     def _step(
         self,
@@ -234,7 +247,8 @@ class SVI:
         self._saved, self._restored, self._resumed = state_dict, set(), set()
         self._begun = bool(state_dict["groups"])
         stepped = {name for group in state_dict["groups"] for name in group["params"]}
-        self.capture.load_state_dict(state_dict["capture"], stepped if self._begun else set())
+        if "capture" in state_dict:
+            self.capture.load_state_dict(state_dict["capture"], stepped if self._begun else set())
 
     def _restore(self) -> None:
         if (saved := self._saved) is None:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from pyro_vae.clips import Clip
 from pyro_vae.graph import Substitute
 from pyro_vae.only_tensors import OnlyTensors
-from pyro_vae.uncapturable import Uncapturable
+from pyro_vae.uncapturable import StateMissing, Uncapturable
 
 _COUNTS = frozenset({"step", "mu_product", "eta", "mu"})  # numbers that torch keeps as tensors
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
@@ -87,6 +87,7 @@ class Update:
         states = optimizer.state.values()
         self.written = _distinct(v for s in states for v in s.values() if isinstance(v, Tensor))
         self._held = self._objects()
+        self._options_before: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
 
     @property
     def options(self) -> Hashable:
@@ -94,9 +95,15 @@ class Update:
         self._look()
         return self._options
 
+    def undo(self) -> None:
+        r"""Takes back what :meth:`refresh` did to the options, for a step that was not taken."""
+        for group, options in zip(self.optimizer.param_groups, self._options_before, strict=True):
+            group.update(options)
+
     def refresh(self) -> None:
         r"""Does a step's Python: decays rates, puts them into tensors; once before each run."""
         groups = self.optimizer.param_groups
+        self._options_before = [dict(group) if self._clips else {} for group in groups]
         for clip in self._clips:
             clip.decay(groups)
         for group, rates in zip(groups, self._rates, strict=True):
@@ -189,7 +196,7 @@ class Update:
                 if not isinstance(new, Tensor):
                     continue
                 if not isinstance(old, Tensor) or old.shape != new.shape:
-                    raise Uncapturable(
+                    raise StateMissing(
                         f"expected the state of {self._name} to be there from an eager step with "
                         f"the same gradients, found no {key!r} of shape {tuple(new.shape)} for a "
                         f"parameter of shape {tuple(parameter.shape)}: take such a step first"

@@ -54,7 +54,8 @@ class Watch:
     def plain(self) -> tuple[Any, ...]:
         r"""What of :meth:`values` means the same in another process: of objects their types."""
         found = self._seen.found.items()
-        return tuple((p, v if fixed(v) else type(v).__name__) for p, v in found)
+        pairs = ((*_plain(place), *_plain((value,))) for place, value in found)
+        return tuple(sorted(pairs))  # sets have another order in each process
 
     def _take(self) -> None:
         self._seen = Snapshot(self._roots)
@@ -140,6 +141,10 @@ class _Key:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, _Key) and self.items == other.items)
+
+
+def _plain(values: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(repr(v) if fixed(v) else type(v).__name__ for v in values)
 
 
 def _said(place: Place) -> str:

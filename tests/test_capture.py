@@ -1,5 +1,7 @@
 r"""Which steps are captured, and that whatever changes is seen."""
 
+import argparse
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pyro.optim
 import pytest
 import torch
 from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
@@ -15,6 +18,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae import SVI
+from pyro_vae.graph import Graph
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
 from pyro_vae.nn import mlp
@@ -72,6 +76,10 @@ def assert_same_steps(
 
 def captures(svi: SVI) -> int:
     return svi.capture.compilations
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 class TestWhich:
@@ -238,7 +246,8 @@ class TestWhatChanges:
 
         for step in range(4):
             with_beta(step)
-        with pytest.warns(UserWarning, match="steps of at most 3 kinds.*pass what changes as"):
+        match = "at most 3 kinds.*what changed: attribute 'beta' of objective.*as a tensor"
+        with pytest.warns(UserWarning, match=match):
             with_beta(4)
         with_beta(5)  # said once
         assert captures(captured) == 3
@@ -261,6 +270,51 @@ class TestWhatChanges:
                 parameter.data = parameter.data.clone() * 1.5  # as Module.to does
         assert_same_steps(eager, captured, *[(binary(),)] * 3)
         assert captures(captured) == 1
+
+    def test_memory_that_is_looked_at_otherwise(self) -> None:
+        pyro.set_rng_seed(0)
+        found = []
+        for capture in (False, True):
+            pyro.set_rng_seed(0)
+            model = VAE((F,), F, decoder=nn.Linear(F, F))
+            guide = AmortizedNormal((F,), {"z": F})
+            found.append((traced(SVI(model, guide, sgd, capture=capture)), model))
+        (eager, _), (captured, _) = found
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for _, model in found:
+            model.decoder.weight.data = model.decoder.weight.data.t()
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+
+    def test_settings_and_hooks_of_modules(self) -> None:
+        settings = argparse.Namespace(scale=1.0)
+        found = []
+        for capture in (False, True):
+            pyro.set_rng_seed(0)
+            model, guide = Slow(lambda: settings.scale), AmortizedNormal((F,), {"z": D})
+            found.append(traced(SVI(model, guide, sgd, capture=capture)))
+        assert_same_steps(*found, *[(binary(),)] * 3)
+        settings.scale = 0.5
+        assert_same_steps(*found, *[(binary(),)] * 3)
+        for svi in found:
+            encoder = svi.pair.guide.__self__.encoder  # type: ignore[attr-defined]
+            encoder.register_forward_hook(lambda module, args, output: output * 0.5)
+        assert_same_steps(*found, *[(binary(),)] * 3)
+        assert captures(found[1]) == 3
+
+    def test_the_greatest_norm(self) -> None:
+        eager, captured = pair_of_svi(optim=sgd, clip_norm=5.0)
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for svi in (eager, captured):
+            svi.clip_norm = 0.01
+        assert_same_steps(eager, captured, *[(binary(),)] * 2)
+
+    def test_a_parameter_whose_state_is_gone(self) -> None:
+        eager, captured = pair_of_svi()
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        for svi in (eager, captured):
+            svi.prepare(binary()).state.clear()
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        assert captures(captured) == 2
 
     def test_the_optimisers_state_in_the_place_of_other_state(self) -> None:
         eager, captured = pair_of_svi()
@@ -295,6 +349,24 @@ class TestSteps:
             assert torch.equal(after["tensors"][name], tensor)
         for name, state in before["state"].items():
             assert all(torch.equal(after["state"][name][key], v) for key, v in state.items())
+
+    @pytest.mark.parametrize("reason", ["not finite", "interrupted"])
+    def test_a_step_that_is_not_taken_decays_no_rate(
+        self, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        optim = pyro.optim.ClippedAdam({"lr": 0.01, "lrd": 0.5})
+        eager, captured = pair_of_svi(optim=optim)
+        assert_same_steps(eager, captured, *[(binary(),)] * 3)
+        if reason == "not finite":
+            for svi in (eager, captured):
+                with pytest.raises(ValueError, match=r"finite|invalid values"):
+                    svi.step(binary() * torch.nan)
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(Graph, "__call__", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    captured.step(binary())
+        assert_same_steps(eager, captured, *[(binary(),)] * 2)
 
     def test_gradients_are_left_where_they_are_asked_for(self) -> None:
         eager, captured = pair_of_svi()
@@ -372,7 +444,7 @@ class TestResuming:
             return losses, svi.tensors()
 
         losses, tensors = run(None)
-        for stop in (1, 3, 4, 6, 8):
+        for stop in (1, 3, 5, 7, 8):
             again, others = run(stop)
             assert again == losses
             assert all(torch.equal(tensors[name], others[name]) for name in tensors)
@@ -388,7 +460,44 @@ def branching(x: Tensor) -> None:
         )
 
 
+class Slow(PyroModule):
+    r"""A model whose scale is read from somewhere."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(D), 1.0).to_event(1))
+            loc = (z.sum(-1, keepdim=True) * self.read()).expand(*z.shape[:-1], F)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
 class TestWhatCannotBe:
+    def test_programs_that_advance_an_iterator(self) -> None:
+        count = itertools.count()
+        svi = SVI(Slow(lambda: next(count)), AmortizedNormal((F,), {"z": D}), adam, capture=True)
+        with pytest.raises(Uncapturable, match="got an iterator, closure variable 'count'"):
+            svi.step(binary())
+
+    def test_programs_that_set_a_seed(self) -> None:
+        def seed() -> float:
+            pyro.set_rng_seed(3)
+            return 1.0
+
+        svi = SVI(Slow(seed), AmortizedNormal((F,), {"z": D}), adam, capture=True)
+        with pytest.raises(Uncapturable, match="a seed that is set inside"):
+            svi.step(binary())
+
+    def test_parameters_with_hooks(self) -> None:
+        _, svi = pair_of_svi()
+        for _ in range(2):
+            svi.step(binary())
+        next(iter(svi.pair.parameters.values())).register_hook(lambda g: g * 0.1)
+        with pytest.raises(Uncapturable, match="parameters without hooks"):
+            svi.step(binary())
+
     def test_it_trains_eagerly_and_says_why_once(self) -> None:
         svi = SVI(branching, AmortizedNormal((F,), {"z": D}), adam, steps=10**5)
         svi.step(binary())

@@ -51,7 +51,7 @@ def test_buffers_are_what_they_were() -> None:
 
 
 def test_all_kinds_of_variables_are_what_they_were() -> None:
-    program, rate, gone = model(), 0.5, 1.0
+    program, rate, gone, total = model(), 0.5, 1.0, Model.total
     program.members, program.pair = {"a"}, (1, [2])
 
     def function(x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def test_all_kinds_of_variables_are_what_they_were() -> None:
         program.extra = nn.Parameter(torch.ones(2))
         program.register_buffer("other", torch.ones(2))
         del program.count
-        Model.total = 7
+        Model.total += 7
         return x * rate
 
     first, names = program.decoder[0], set(vars(program))
@@ -76,7 +76,7 @@ def test_all_kinds_of_variables_are_what_they_were() -> None:
         function(torch.ones(2))
     assert (rate, gone, program.members, program.pair) == (0.5, 1.0, {"a"}, (1, [2]))
     assert vars(program.settings) == {"rate": 0.5}
-    assert (program.history, program.count, Model.total) == ([], 0, 0)
+    assert (program.history, program.count, Model.total) == ([], 0, total)
     assert program.decoder[0] is first
     assert set(vars(program)) == names
     assert dict(program.named_parameters()) == parameters

@@ -132,6 +132,7 @@ def _finish(made: "Run", data: "Data", options: dict[str, Any]) -> None:
     known: tuple[Split, ...] = ("test", "validation", "train")
     split = next(name for name in known if data.splits[name])
     setting = {name: options[name] for name in ("device", "seed", "inputs")}
+    setting["capture"] = options["capture"] and "auto"  # what pays for steps may not pay here
     scores = score(made, data, split, particles=options["particles"], **setting)
     made.write("evaluation.json", scores.text)
     assert made.path is not None

@@ -122,8 +122,7 @@ class RunFolder:
         # at no moment is there a checkpoint of another run than config.yaml's, or no config.yaml
         for name in sorted(own & _CHECKPOINTS):
             (self.path / name).unlink()
-        self.write(CONFIG, dump_config({"format": FORMAT, **config}))
-        self.write(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+        self.note(config, environment)
         for name in sorted(own & _RESULTS):
             (self.path / name).unlink()
         state = {} if self.checkpoint is None else self.checkpoint.state
@@ -137,6 +136,11 @@ class RunFolder:
                 self._events.write(row, int(row["step"]))
         if self.checkpoint is not None:
             self._save_best({**state, **kept, "history": columns(self._rows)})
+
+    def note(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        r"""Writes what repeats the run, and what it runs on."""
+        self.write(CONFIG, dump_config({"format": FORMAT, **config}))
+        self.write(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def log(self, row: Mapping[str, float]) -> None:
         r"""Adds an epoch's row to ``metrics.csv`` and to the events."""
