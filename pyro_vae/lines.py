@@ -38,7 +38,7 @@ def warn_user(text: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and is_library(module_of(frame)):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, UserWarning, stacklevel=level - 1)
+    warnings.warn(text, UserWarning, stacklevel=level)
 
 
 def failure(error: BaseException) -> tuple[dict[str, Any] | None, str | None]:

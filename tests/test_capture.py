@@ -501,8 +501,10 @@ class TestWhatCannotBe:
     def test_it_trains_eagerly_and_says_why_once(self) -> None:
         svi = SVI(branching, AmortizedNormal((F,), {"z": D}), adam, steps=10**5)
         svi.step(binary())
-        with pytest.warns(UserWarning, match=r"taken eagerly.*test_capture.py:\d+.*z.sum\(\)"):
+        match = r"taken eagerly.*test_capture.py:\d+.*z.sum\(\)"
+        with pytest.warns(UserWarning, match=match) as said:
             svi.step(binary())
+        assert said[0].filename == __file__
         for _ in range(2):
             svi.step(binary())
         assert captures(svi) == 0
