@@ -100,7 +100,7 @@ def test_the_bar_says_that_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingProgress, "say", lambda self, text: said.append(text))
     pyro.set_rng_seed(0)
     fit(*programs(), binary(), epochs=4, progress=False, device="cpu", capture=True)
-    assert said == ["compiling the step"]
+    assert said == ["compiling the step (1)"]
 
 
 def test_a_wrong_value(tmp_path: Path) -> None:
