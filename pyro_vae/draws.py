@@ -4,7 +4,7 @@ __all__ = ["Draw"]
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from pyro_vae.layout import (
     sample_sites,
 )
 from pyro_vae.programs import Program, isolated
+from pyro_vae.stopped import Detached, Stop, stopped_log_prob
 
 
 class _Lazy(Mapping[str, Tensor]):
@@ -71,6 +72,7 @@ class Draw:
             with one there is no such plate, so that networks without leading dimensions work.
         data_size: The size of the whole data, of which global latents get their share. A
             subsampled data plate knows it; otherwise the default is :math:`N`.
+        pathwise: Whether gradients pass through the values that the guide draws.
 
     Raises:
         ValueError: If the guide holds local latents in one global site, and the batch is a part.
@@ -95,14 +97,17 @@ class Draw:
         layout: Layout,
         particles: int = 1,
         data_size: int | None = None,
+        pathwise: bool = True,
     ) -> None:
         self.layout, self.particles = layout, particles
-        # block stands outside: inside it would hide the plate, and all particles be one
-        with poutine.block(), self._plate():
-            self.guide_trace = poutine.trace(isolated(guide)).get_trace(*args, **kwargs)
+        self.model, self.guide = isolated(model), isolated(guide)
+        self.args, self.kwargs = args, kwargs
+        with self.plate():
+            with nullcontext() if pathwise else Detached():
+                self.guide_trace = poutine.trace(self.guide).get_trace(*args, **kwargs)
             replay = poutine.replay(trace=self.guide_trace)
             with poutine.trace() as tracer, replay, enumerated(layout):
-                isolated(model)(*args, **kwargs)
+                self.model(*args, **kwargs)
             self.model_trace: Trace = tracer.trace
         frame = self._data_frame()
         self.batch_size: int = 1 if frame is None else frame.size
@@ -113,12 +118,15 @@ class Draw:
         check_pooled(layout, self.batch_size, self.data_size)
 
     @contextmanager
-    def _plate(self) -> Iterator[None]:
-        if self.particles == 1:
-            yield
-        else:
-            with pyro.plate(PARTICLES, self.particles, dim=-self.layout.nesting - 1):
+    def plate(self) -> Iterator[None]:
+        r"""Runs programs unseen by others, with the plate of particles if there are several."""
+        # block stands outside: inside it would hide the plate, and all particles be one
+        with poutine.block():
+            if self.particles == 1:
                 yield
+            else:
+                with pyro.plate(PARTICLES, self.particles, dim=-self.layout.nesting - 1):
+                    yield
 
     def _data_frame(self) -> Any:
         for trace in (self.model_trace, self.guide_trace):
@@ -137,7 +145,29 @@ class Draw:
     def log_guide(self) -> Mapping[str, Tensor]:
         r""":math:`\log q(z_s \mid \cdot)` by site, with shape :math:`(K, N)`."""
         sites = sample_sites(self.guide_trace)
-        return _Lazy(sites, lambda name: self._log_density(sites[name]))
+        return _Lazy(sites, lambda name: self.log_density(sites[name]))
+
+    @cached_property
+    def stopped_log_guide(self) -> Mapping[str, Tensor]:
+        r""":attr:`log_guide`, where the guide's parameters count as constants.
+
+        .. math:: \log q_{\text{stop}(\phi)}(z_s \mid \cdot)
+
+        Gradients pass through the values only. Where a site depends on others that the guide
+        drew, the guide runs once more, on the same values.
+        """
+        sites = sample_sites(self.guide_trace)
+        if not self.layout.chained:
+            return _Lazy(
+                sites,
+                lambda name: self.summed(
+                    stopped_log_prob(sites[name]["fn"], sites[name]["value"]), sites[name]
+                ),
+            )
+        with self.plate(), Stop():
+            replayed = poutine.replay(self.guide, trace=self.guide_trace)
+            again = sample_sites(poutine.trace(replayed).get_trace(*self.args, **self.kwargs))
+        return _Lazy(again, lambda name: self._density_again(again[name]))
 
     @cached_property
     def log_prior(self) -> Mapping[str, Tensor]:
@@ -152,7 +182,7 @@ class Draw:
         def compute(name: str) -> Tensor:
             if name == group:
                 return self._summed_out(likelihood=False)
-            return self._log_density(sites[name])
+            return self.log_density(sites[name])
 
         return _Lazy([*names, group] if group else names, compute)
 
@@ -172,14 +202,14 @@ class Draw:
             and _same(q[name]["mask"], p[name]["mask"])
         ]
         return _Lazy(
-            names, lambda name: self._summed(kl_divergence(q[name]["fn"], p[name]["fn"]), p[name])
+            names, lambda name: self.summed(kl_divergence(q[name]["fn"], p[name]["fn"]), p[name])
         )
 
     @cached_property
     def log_likelihood(self) -> Tensor:
         r""":math:`\log p(x_n \mid z)`, with shape :math:`(K, N)`."""
         terms = [
-            (name, self._log_density(site))
+            (name, self.log_density(site))
             for name, site in sample_sites(self.model_trace).items()
             if site["is_observed"] and name not in self.coupled
         ]
@@ -191,10 +221,19 @@ class Draw:
         return total
 
     @cached_property
+    def log_joint(self) -> Tensor:
+        r""":math:`\log p(x_n, z)`, with shape :math:`(K, N)`."""
+        return self.log_likelihood + self.combine(self.log_prior.items())
+
+    @cached_property
     def log_weights(self) -> Tensor:
         r""":math:`\log p(x_n, z) - \log q(z \mid x_n)`, with shape :math:`(K, N)`."""
-        prior, guide = self.combine(self.log_prior.items()), self.combine(self.log_guide.items())
-        return self.log_likelihood + prior - guide
+        return self.log_joint - self.combine(self.log_guide.items())
+
+    @cached_property
+    def stopped_log_weights(self) -> Tensor:
+        r""":attr:`log_weights`, where the guide's parameters count as constants."""
+        return self.log_joint - self.combine(self.stopped_log_guide.items())
 
     def combine(self, terms: Iterable[tuple[str, Tensor]]) -> Tensor:
         r"""Sums terms by site: local ones, and a datum's share of global ones."""
@@ -219,20 +258,35 @@ class Draw:
                 scale = scale * frame.size / frame.full_size
         return scale
 
-    def _log_density(self, site: Site) -> Tensor:
+    def log_density(self, site: Site) -> Tensor:
+        r"""A site's log-density, with shape :math:`(K, N)`, or :math:`(K, 1)` if all share it."""
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        return self._summed(log_prob, site)
+        return self.summed(log_prob, site)
 
-    def _summed(self, density: Tensor, site: Site) -> Tensor:
-        r"""Scales, masks, and sums over all dimensions but those of particles and data."""
+    def _density_again(self, site: Site) -> Tensor:
+        # a view is not what a transform has cached
+        value = site["value"].view_as(site["value"])
+        with Stop():
+            return self.log_density({**site, "value": value})
+
+    def summed(self, density: Tensor, site: Site, *leading: int) -> Tensor:
+        r"""Scales, masks, and sums over all dimensions but those of particles and data.
+
+        Arguments:
+            density: A density at each place of the plates around the site.
+            site: The site.
+            leading: The sizes of dimensions left of all plates, which stay.
+        """
         density = scale_and_mask(density, self.scale(site), site["mask"])
         dims = plate_dims(site)
         kept = [name for name in (PARTICLES, self.layout.plate) if name in dims]
-        others = [d for d in range(-density.dim(), 0) if d not in {dims[name] for name in kept}]
+        plates = range(len(leading) - density.dim(), 0)
+        others = [d for d in plates if d not in {dims[name] for name in kept}]
         density = density.sum(others) if others else density
         rows = self.particles if PARTICLES in kept else 1
         columns = self.batch_size if self.layout.plate in kept else 1
-        return density.reshape(rows, columns).expand(self.particles, columns)
+        density = density.reshape(*leading, rows, columns)
+        return density.expand(*leading, self.particles, columns)
 
     @cached_property
     def coupled(self) -> tuple[str, ...]:

@@ -19,14 +19,14 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import get_provenance
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 
-from pyro_vae.distributions import has_kl
+from pyro_vae.distributions import has_kl, innermost, is_point
 from pyro_vae.programs import Program, unchanged
+from pyro_vae.stopped import Detached, stopped_log_prob
 
 PARTICLES = "_particles"
 
@@ -46,6 +46,9 @@ class Layout:
         analytic: Guide sites at which :math:`\text{KL}(q \| p)` may stand for its estimate.
         shared: Sites outside the data plate: global latents, drawn once for all data.
         pooled: Auxiliary guide sites outside the data plate that sites inside are made of.
+        chained: Guide sites whose density depends on what the guide drew before, or cannot be
+            had with its parameters stopped.
+        moved: Guide sites that are functions with parameters of auxiliary sites.
     """
 
     nesting: int
@@ -56,6 +59,8 @@ class Layout:
     analytic: frozenset[str]
     shared: frozenset[str]
     pooled: frozenset[str]
+    chained: frozenset[str]
+    moved: frozenset[str]
 
 
 def frames(site: Site) -> list[Any]:
@@ -106,6 +111,7 @@ def inspect(
         replayed = poutine.replay(model, trace=q)
         p = poutine.trace(replayed).get_trace(*args, **kwargs)
         parents, fed = _upstream(model, p, args, kwargs), _upstream(guide, q, args, kwargs)
+        unstopped, moved = _unstopped(guide, fed, args, kwargs)
 
     enumerated, imputed = _match(q, p)
     plate = _data_plate(q, p, data_plate)
@@ -125,6 +131,8 @@ def inspect(
         ),
         shared=frozenset(sites) - local if plate is not None else frozenset(),
         pooled=_pooled(q, local, fed),
+        chained=frozenset(n for n in latent_sites(q) if fed.get(n)) | unstopped,
+        moved=moved,
     )
 
 
@@ -230,6 +238,28 @@ def _upstream(
     return {name: (latents & above) - {name} for name, above in found.items()}
 
 
+def _unstopped(
+    guide: Program,
+    fed: Mapping[str, set[str]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[frozenset[str], frozenset[str]]:
+    r"""Guide sites of which some parameter was not stopped, and those that parameters move."""
+    with torch.enable_grad(), Detached(), pyro.validation_enabled(False):
+        sites = latent_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+    with torch.enable_grad():
+        densities = {n: stopped_log_prob(site["fn"], site["value"]) for n, site in sites.items()}
+    helpers = {name for name, site in sites.items() if site["infer"].get("is_auxiliary")}
+    moved = {
+        name
+        for name, site in sites.items()
+        if is_point(site["fn"])
+        and innermost(site["fn"]).v.requires_grad
+        and fed.get(name, set()) & helpers
+    }
+    return frozenset(n for n, term in densities.items() if term.requires_grad), frozenset(moved)
+
+
 def _pooled(q: Trace, local: set[str], fed: Mapping[str, set[str]]) -> frozenset[str]:
     drawn = latent_sites(q)
     helpers = {name for name, site in drawn.items() if site["infer"].get("is_auxiliary")}
@@ -251,7 +281,7 @@ def _is_analytic(
     discrete neighbours are summed out, nor if the guide's density is one of a transformed helper.
     """
     site, prior = sample_sites(q)[name], sample_sites(p).get(name)
-    if prior is None or isinstance(_base(site["fn"]), Delta):
+    if prior is None or is_point(site["fn"]):
         return False
     drawn = latent_sites(q)
     order = list(drawn)
@@ -265,9 +295,3 @@ def _is_analytic(
         )
         and has_kl(site["fn"], prior["fn"])
     )
-
-
-def _base(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn

@@ -12,9 +12,10 @@ from torch.nn.utils import get_total_norm
 
 from pyro_vae.draws import Draw
 from pyro_vae.objectives import Bound, Objective
-from pyro_vae.objectives.elbo import kl_terms
+from pyro_vae.objectives.divergence import kl_terms
 from pyro_vae.objectives.pyro_elbo import PyroLoss
 from pyro_vae.pair import Pair, Plan
+from pyro_vae.schedules import Constant, Schedule
 
 Reduction = Literal["sum", "mean"]
 
@@ -53,7 +54,9 @@ class Loss:
         factor = self._factor(draw.data_size)
         gradients = _differentiate(bound, plan, tuple(self.own().values()), factor)
         loss = -factor * bound.value.detach().mean()
-        return loss, gradients, _metrics(draw, bound, self.objective)
+        metrics = _metrics(draw, bound, self.objective)
+        self._update(draw, bound, loss)
+        return loss, gradients, metrics
 
     def value(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         r"""The loss alone."""
@@ -74,8 +77,34 @@ class Loss:
 
     def _draw(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Draw:
         assert not isinstance(self.objective, pyro.infer.ELBO)
-        particles, size = self.objective.particles, self.data_size
-        return Draw(self.pair.model, self.pair.guide, args, kwargs, plan.layout, particles, size)
+        return Draw(
+            self.pair.model,
+            self.pair.guide,
+            args,
+            kwargs,
+            plan.layout,
+            self.objective.particles,
+            self.data_size,
+            self.objective.pathwise,
+        )
+
+    @torch.no_grad()
+    def _update(self, draw: Draw, bound: Bound, loss: Tensor) -> None:
+        r"""Has the objective remember what it must, unless the loss is not finite."""
+        objective = self.objective
+        if not isinstance(objective, nn.Module):
+            return
+        update: Any = getattr(objective, "update", None)
+        moving = [m for m in objective.modules() if not isinstance(m, Constant)]
+        before = [(b, b.clone()) for module in moving for b in module.buffers(recurse=False)]
+        for module in moving:
+            if isinstance(module, Schedule):
+                module.advance(draw.batch_size / draw.data_size)
+        if update is not None:
+            update(draw, bound)
+        finite = loss.isfinite()
+        for buffer, value in before:
+            buffer.copy_(torch.where(finite, buffer, value))
 
     def _factor(self, data_size: int) -> int:
         return data_size if self.reduction == "sum" else 1
@@ -160,7 +189,21 @@ def _metrics(draw: Draw, bound: Bound, objective: Objective) -> dict[str, Tensor
         "log_likelihood": log_likelihood,
         "kl": total,
         **divergences,
+        **_scalars(objective),
     }
+
+
+def _scalars(objective: Objective) -> dict[str, Tensor]:
+    r"""The numbers of an objective that change: schedules, and what it keeps between steps."""
+    if not isinstance(objective, nn.Module):
+        return {}
+    schedules = {n: m for n, m in objective.named_modules() if isinstance(m, Schedule)}
+    found = {n: m() for n, m in schedules.items() if not isinstance(m, Constant)}
+    inner = {id(buffer) for schedule in schedules.values() for buffer in schedule.buffers()}
+    for name, buffer in objective.named_buffers():
+        if id(buffer) not in inner and buffer.dim() == 0 and buffer.is_floating_point():
+            found[name] = buffer.clone()
+    return {f"objective.{name}": value for name, value in found.items()}
 
 
 def _check_size(batch: int, size: int) -> None:

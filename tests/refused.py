@@ -23,7 +23,7 @@ from pyro_vae.objectives import ELBO, Bound
 class Undefined:
     r"""An objective that is NaN."""
 
-    particles = 1
+    particles, pathwise = 1, True
 
     def __call__(self, draw: Draw) -> Bound:
         value = draw.log_weights.mean(0) * torch.nan

@@ -297,7 +297,7 @@ def test_ends_that_differ_need_parameters_of_their_own() -> None:
             pyro.sample("z", dist.Normal(x + shared, 1.0))
 
     class TwoEnds:
-        particles = 1
+        particles, pathwise = 1, True
 
         def __call__(self, draw: Draw) -> Bound:
             value = draw.log_weights.mean(0)

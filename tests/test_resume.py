@@ -36,7 +36,7 @@ STEPS = 3  # an epoch of 50 rows
 class Weighted(nn.Module):
     r"""A bound whose divergence has a weight that is learned, and one that counts its calls."""
 
-    particles = 1
+    particles, pathwise = 1, True
 
     def __init__(self) -> None:
         super().__init__()

@@ -389,7 +389,7 @@ def test_a_guide_that_runs_the_model_does_not_draw_its_data() -> None:
 
 def test_an_objective_may_share_its_surrogate_with_the_programs() -> None:
     class Weighted(nn.Module):
-        particles = 1
+        particles, pathwise = 1, True
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,8 +1,18 @@
 r"""Distributions that Pyro lacks or has with too little care, and divergences between them."""
 
-__all__ = ["Categorical", "ContinuousBernoulli", "Poisson", "has_kl", "kl_divergence"]
+__all__ = [
+    "Categorical",
+    "ContinuousBernoulli",
+    "Poisson",
+    "factors",
+    "has_kl",
+    "innermost",
+    "is_point",
+    "kl_divergence",
+]
 
 from pyro_vae.distributions.categorical import Categorical
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.divergence import has_kl, kl_divergence
+from pyro_vae.distributions.innermost import factors, innermost, is_point
 from pyro_vae.distributions.poisson import Poisson

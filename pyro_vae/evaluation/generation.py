@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_vae.capturable import Mode
 from pyro_vae.captured import Captured
+from pyro_vae.counts import check_counts
 from pyro_vae.data import Data
-from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.fields import Batch, Rows, read
 from pyro_vae.evaluation.generator import Generator
 from pyro_vae.evaluation.rows import (

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pyro_vae.capturable import Mode
 from pyro_vae.captured import Captured
+from pyro_vae.dreams import Dreaming
 from pyro_vae.evaluation.fields import Rows, column
 from pyro_vae.evaluation.rows import (
-    Dreaming,
     Given,
     Mean,
     blind_mean,

@@ -8,7 +8,7 @@ import pyro
 import torch
 
 from pyro_vae.capturable import Mode
-from pyro_vae.evaluation.counts import check_counts
+from pyro_vae.counts import check_counts
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.fields import Source, select
 from pyro_vae.evaluation.scores import Scorer

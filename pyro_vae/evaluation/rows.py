@@ -2,7 +2,6 @@ r"""The rows of sites: tensors with the data first, centres of distributions."""
 
 __all__ = [
     "Centred",
-    "Dreaming",
     "Given",
     "Mean",
     "blind_mean",
@@ -25,7 +24,6 @@ from pyro.distributions import MaskedDistribution, TorchDistribution, Unit
 from pyro.infer import infer_discrete
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -48,18 +46,6 @@ class Given(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values:
             msg["value"] = self.values[msg["name"]]
-
-
-class Dreaming(UnconditionMessenger):
-    r"""Draws what is observed.
-
-    Other than by Pyro's own messenger, what is computed (``pyro.deterministic``) keeps the value
-    and the shape that it has.
-    """
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["infer"].get("_deterministic") and not isinstance(msg["fn"], Unit):
-            super()._pyro_sample(msg)
 
 
 def mean(fn: TorchDistribution) -> Tensor:

@@ -20,7 +20,7 @@ from pyro_vae.evaluation.streaming import Moments, Weights
 from pyro_vae.evaluation.weights import check_weights
 from pyro_vae.layout import sample_sites
 from pyro_vae.nonfinite import first_nonfinite
-from pyro_vae.objectives.elbo import kl_terms
+from pyro_vae.objectives.divergence import kl_terms
 from pyro_vae.pair import Pair
 
 

@@ -10,8 +10,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.counts import check_counts
 from pyro_vae.data import Data
-from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.features import Feature, feature_kl, quantiles
 from pyro_vae.evaluation.fields import Rows, read
 from pyro_vae.evaluation.generation import Cut, Device, encoded, single
