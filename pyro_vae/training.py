@@ -5,6 +5,7 @@ __all__ = ["Trainer"]
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pyro_vae.alternation import Alternation, EncoderSteps, only_guide
 from pyro_vae.checks import check, require
 from pyro_vae.data import Data, Fields
 from pyro_vae.evaluation import evaluate
@@ -38,6 +40,7 @@ class Trainer:
         workers: The number of processes that read data which are not in memory.
         validation: Whether the bound on the validation split is computed after each epoch.
         patience: The number of epochs that training goes on without a better one, if any.
+        encoder_steps: How many steps the guide takes for each one of the model.
         tell: Is given each epoch's row; returns whether training ends.
     """
 
@@ -53,12 +56,14 @@ class Trainer:
         workers: int = 0,
         validation: bool = True,
         patience: int | None = None,
+        encoder_steps: EncoderSteps = 1,
         tell: Callable[[Row], bool] = lambda row: False,
     ) -> None:
         self.svi, self.data, self.device, self.inputs = svi, data, device, tuple(inputs)
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.validation = validation and bool(data.validation)
         self.patience, self.tell = patience, tell
+        self.alternation = Alternation(encoder_steps)
         self.generator = self.seeded()
         if patience is not None and not (patience > 0 and self.validation):
             raise ValueError(
@@ -116,6 +121,7 @@ class Trainer:
             "metrics": {name: torch.stack([row[name] for row in self.metrics]) for name in names},
             "generator": self.begin,
             "random": random_state(),
+            "alternation": self.alternation.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,6 +136,7 @@ class Trainer:
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         set_random_state(state["random"])
+        self.alternation.load_state_dict(state["alternation"])
 
     def args(self, batch: Fields) -> tuple[Tensor, ...]:
         r"""What the programs are called with."""
@@ -169,7 +176,7 @@ class Trainer:
     def _step(self, args: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         r"""Takes a step; what stops a program is explained as before training."""
         try:
-            return self.svi.step_with_metrics(*args)
+            return self._step_of_both(args)
         except (RuntimeError, ValueError) as error:
             if "found invalid values" not in str(error):
                 raise
@@ -178,6 +185,15 @@ class Trainer:
             advice = f"lower the learning rate or clip gradients (step {self.step + 1}); else "
             require(replace(finding, advice=advice + finding.advice) for finding in found)
             raise
+
+    def _step_of_both(self, args: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Takes a step of guide and model, or of the guide alone where that lags behind."""
+        pair = self.svi.pair
+        both = self.alternation.next()
+        with nullcontext() if both else only_guide(pair, pair.plan(args, {})):
+            loss, metrics = self.svi.step_with_metrics(*args)
+        self.alternation.took(loss)
+        return loss, metrics
 
     def _batches(self) -> Iterator[Fields]:
         self.generator.set_state(self.begin)
@@ -200,6 +216,9 @@ class Trainer:
         if self.validation:
             found = self._in_units(self._bound("validation"))
             row |= {f"validation.{name}": value for name, value in found.items()}
+        if self.alternation.aggressive:
+            row["mutual_information"] = self._mutual_information()
+            self.alternation.end_epoch(row["mutual_information"])
         self.epoch, self.position, self.metrics, self.sizes = self.epoch + 1, 0, [], []
         self.begin = self.generator.get_state()
         self.history.append(row)
@@ -232,12 +251,20 @@ class Trainer:
 
     def _bound(self, split: Any) -> Row:
         r"""The bound on a split, with the same noise after each epoch."""
+        return self._estimates(split, "elbo")
+
+    def _mutual_information(self) -> float:
+        r"""That of data and latents, on data that are not trained on, if there are any."""
+        split = "validation" if self.data.validation else "train"
+        return self._estimates(split, "mutual_information")["mutual_information"]
+
+    def _estimates(self, split: Any, metric: str) -> Row:
         pair = self.svi.pair
         estimates = evaluate(
             pair.model,
             pair.guide,
             self.data.epoch(split, self.seeded()),
-            metrics=("elbo",),
+            metrics=(metric,),
             particles=1,
             inputs=self.inputs,
             data_plate=pair.data_plate,
