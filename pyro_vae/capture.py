@@ -82,7 +82,6 @@ class Capture:
         self._kinds: dict[Hashable, _Kind | None] = {}
         self._watches: dict[int, tuple[Plan, Watch]] = {}  # plans stay, so that no id comes twice
         self._alike = Counter[str]()
-        self._changed: str | None = None
         self._update: Update | None = None
 
     @property
@@ -235,14 +234,14 @@ class Capture:
         if id(plan) not in self._watches:
             self._watches[id(plan)] = plan, Watch(**self._programs, objective=self.loss.objective)
         watch = self._watches[id(plan)][1]
-        self._changed = watch.changed() or self._changed
         constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         key = id(plan), (constants, self.clip_norm), self._update.options, watch.values()
         if key not in self._kinds:
-            self._kinds[key] = self._enter((plan.structure, *key[1:3], watch.plain()), sizes)
+            what = plan.structure, *key[1:3], watch.plain()
+            self._kinds[key] = self._enter(what, sizes, watch.difference or "arguments")
         return self._kinds[key]
 
-    def _enter(self, what: Any, sizes: list[list[int]]) -> _Kind | None:
+    def _enter(self, what: Any, sizes: list[list[int]], changed: str) -> _Kind | None:
         r"""A new kind, or one that an earlier process knew."""
         text = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         self._alike[text] += 1  # kinds that differ in the identity of objects only
@@ -250,8 +249,8 @@ class Capture:
         if digest not in self.kinds and len(self.kinds) >= _KINDS:
             self._say(
                 f"expected steps of at most {_KINDS} kinds, each of which is compiled, got more, "
-                f"which are taken eagerly (what changed: {self._changed or 'arguments'}): pass "
-                "what changes as a tensor, or change a tensor's value in place"
+                f"which are taken eagerly (what changed: {changed}): pass what "
+                "changes as a tensor, or change a tensor's value in place"
             )
             return None
         return _Kind(self.kinds.setdefault(digest, sizes))
