@@ -316,6 +316,29 @@ class TestWhatChanges:
         assert_same_steps(eager, captured, *[(binary(),)] * 3)
         assert captures(captured) == 2
 
+    @pytest.mark.parametrize("optim", [torch.optim.Adam, torch.optim.Rprop])
+    def test_a_parameter_that_joins_has_an_eager_step_first(self, optim: Any) -> None:
+        def model(x: Tensor, shifted: bool) -> None:
+            shift = pyro.param("shift", lambda: torch.tensor(0.3)) if shifted else 0.0
+            with pyro.plate("data", x.shape[0], dim=-1):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(z + shift, 1.0), obs=x)
+
+        def guide(x: Tensor, shifted: bool) -> None:
+            with pyro.plate("data", x.shape[0], dim=-1):
+                pyro.sample("z", dist.Normal(pyro.param("loc", lambda: torch.tensor(0.0)), 1.0))
+
+        found = []
+        for capture in (False, True):
+            pyro.clear_param_store()
+            svi = traced(SVI(model, guide, partial(optim, lr=0.1), capture=capture))
+            found.append([])
+            for seed, shifted in enumerate((False, False, True, True, False)):
+                pyro.set_rng_seed(seed)
+                found[-1].append(svi.step(torch.ones(4), shifted).item())
+        assert found[1] == pytest.approx(found[0], rel=1e-12)
+        assert captures(svi) == 3
+
     def test_the_optimisers_state_in_the_place_of_other_state(self) -> None:
         eager, captured = pair_of_svi()
         assert_same_steps(eager, captured, *[(binary(),)] * 3)
