@@ -2,7 +2,7 @@ r"""Every pair and objective of the tests through the compiler: the captured ste
 
     uv run benchmarks/captured.py [ROW ...]
 
-CI compiles every pair with the ELBO and every objective on two pairs, and traces the rest; this
+CI compiles every pair with the ELBO and every objective on one pair, and traces the rest; this
 compiles all, which takes a quarter of an hour. It prints a line for each that differs.
 """
 

@@ -78,7 +78,9 @@ def main() -> None:
     rows = torch.randperm(len(data.test["x"]), generator=generator)[: options.images]
     data = replace(data, test={"x": data.test["x"][rows]})
 
-    print(f"| {options.steps} steps | NLL | by seed | active units | ms a step | paper: NLL, units |")
+    print(
+        f"| {options.steps} steps | NLL | by seed | active units | ms a step | paper: NLL, units |"
+    )
     print("|---|---|---|---|---|---|", flush=True)
     for name in options.rows:
         runs = [

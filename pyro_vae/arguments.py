@@ -1,12 +1,15 @@
 r"""What programs are called with, as a list of leaves and back."""
 
-__all__ = ["flatten", "unflatten"]
+__all__ = ["Substitute", "flatten", "unflatten"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+# from a tensor to the one that stands for it
+Substitute = Callable[[Tensor], Tensor]
 
 
 def flatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], int | TreeSpec]:

@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
+from unittest import mock
 
-import pyro
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import (  # documented under this name
@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pyro_vae.lines import failure, is_users, line_of, module_of
 from pyro_vae.programs import Program
+from pyro_vae.reach import reach
+from pyro_vae.traceable import traceable
 from pyro_vae.undone import Change, Undone
-
-Substitute = Callable[[Tensor], Tensor]
 
 _VALUES = "programs that do the same whatever their tensors hold"
 _SHAPES = "shapes that do not depend on what tensors hold"
@@ -87,6 +87,10 @@ _RANDOM = (
 
 class _GeneratorError(Exception):
     r"""A random operator was given a generator."""
+
+
+class _SeedError(Exception):
+    r"""A seed was set."""
 
 
 class _Fakes(TorchFunctionMode):
@@ -169,12 +173,14 @@ def explain(
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         fakes = _Fakes(mode)
         try:
-            with mode, fakes, pyro.validation_enabled(False):
+            with mode, fakes, traceable(), mock.patch("torch.manual_seed", _refuse_seed):
                 function(fakes.substitute, *args, **(kwargs or {}))
         except Exception as error:
             return fakes.stopping(error), error
         return None
 
+    if advances := _advances(programs):
+        return advances
     with Undone(**programs) as undone:
         stopped = run()
     if stopped is not None:
@@ -186,6 +192,22 @@ def explain(
     return None
 
 
+def _refuse_seed(*_: Any) -> None:
+    raise _SeedError
+
+
+def _advances(programs: Mapping[str, Program]) -> str | None:
+    r"""The sentence for iterators, from which a graph would take nothing more."""
+    for table in reach(False, **programs):
+        for name, value in table.now().items():
+            if hasattr(type(value), "__next__"):
+                return (
+                    f"expected programs that advance nothing, got an iterator, {table.kind} "
+                    f"{name!r} of {table.name}: pass what it gives as a tensor"
+                )
+    return None
+
+
 def _stopped(name: str, error: Exception) -> str:
     r"""The sentence for what an error interrupted."""
     expected = _VALUES
@@ -194,6 +216,9 @@ def _stopped(name: str, error: Exception) -> str:
     elif isinstance(error, _GeneratorError):
         expected = "programs that draw from the seeded generators"
         got, advice = _GENERATOR
+    elif isinstance(error, _SeedError):
+        expected = "programs that leave the random state alone"
+        got, advice = "a seed that is set inside", "set it before training"
     elif isinstance(error, DynamicOutputShapeException):
         expected, advice = _SHAPES, _MASKED
         got = "indexing by a mask" if name == "__getitem__" else f"the result of {name}"

@@ -1,22 +1,21 @@
 r"""Which steps run as compiled graphs."""
 
-__all__ = ["Capture"]
+__all__ = ["Call", "Capture"]
 
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.arguments import flatten
-from pyro_vae.capturable import Mode, examine, refusal
-from pyro_vae.graph import Substitute
+from pyro_vae.arguments import Substitute, flatten
+from pyro_vae.capturable import Mode, examine
 from pyro_vae.lines import warn_user
 from pyro_vae.loss import Loss
 from pyro_vae.pair import Plan
@@ -38,6 +37,26 @@ _PATIENCE = 500
 _RARE = 100
 # kinds of steps that get graphs: what changes at every step would be compiled at every step
 _KINDS = 8
+
+
+class Call(NamedTuple):
+    r"""What a step is taken with.
+
+    Arguments:
+        plan: What is known of the pair on such batches.
+        parameters: Those of the pair and of the objective, by name.
+        optimizer: What holds them all.
+        args: The batch.
+        kwargs: What of it comes by keyword.
+        clip_norm: The greatest norm of the gradients together, if any.
+    """
+
+    plan: Plan
+    parameters: Mapping[str, Tensor]
+    optimizer: Optimizer
+    args: Args
+    kwargs: Kwargs
+    clip_norm: float | None
 
 
 @dataclass
@@ -63,11 +82,10 @@ class Capture:
         loss: What is differentiated.
         mode: Whether steps are captured; ``"auto"``: where there will be many.
         steps: The number of steps planned, if it is known.
-        clip_norm: The greatest norm of the gradients together, if any.
     """
 
-    def __init__(self, loss: Loss, mode: Mode, steps: int | None, clip_norm: float | None) -> None:
-        self.loss, self.mode, self.clip_norm = loss, mode, clip_norm
+    def __init__(self, loss: Loss, mode: Mode, steps: int | None) -> None:
+        self.loss, self.mode = loss, mode
         self.start = _start(mode, steps)
         self.count = self.others = 0
         self.kinds: dict[str, list[list[int]]] = {}  # by digest, the first sizes
@@ -77,26 +95,17 @@ class Capture:
         self.compiling: dict[str, Any] = {}  # what torch.compile is told besides
         self.keeps_gradients = False
         self._checked = False
-        self._stepped: set[str] = set()
         self._said: set[str] = set()
         self._kinds: dict[Hashable, _Kind | None] = {}
         self._watches: dict[int, tuple[Plan, Watch]] = {}  # plans stay, so that no id comes twice
         self._alike = Counter[str]()
-        self._changed: str | None = None
         self._update: Update | None = None
 
     @property
     def _programs(self) -> dict[str, Program]:
         return {"model": self.loss.pair.model, "guide": self.loss.pair.guide}
 
-    def step(
-        self,
-        plan: Plan,
-        parameters: Mapping[str, Tensor],
-        optimizer: Optimizer,
-        args: Args,
-        kwargs: Kwargs,
-    ) -> Result | None:
+    def step(self, call: Call) -> Result | None:
         r"""Takes a step as a graph; None if it is to be taken eagerly.
 
         Raises:
@@ -105,11 +114,11 @@ class Capture:
         if self.start == math.inf:
             return None
         try:
-            if self.count < self.start or not self._stepped >= parameters.keys():
+            if self.count < self.start:
                 if self.mode is True and not self._checked:
-                    self.check(plan, args, kwargs)
+                    self.check(call.plan, call.args, call.kwargs)
                 return None
-            return self._captured(plan, parameters, optimizer, args, kwargs)
+            return self._captured(call)
         except Uncapturable as error:
             self._refuse(error)
             return None
@@ -153,11 +162,9 @@ class Capture:
         if self._update is not None:
             self._update.undo()
 
-    def took(self, parameters: Mapping[str, Tensor]) -> None:
+    def took(self) -> None:
         r"""Counts a step; says why it was eager, if graphs are wanted, once."""
         self.count += 1
-        if len(self._stepped) != len(parameters):
-            self._stepped = set(parameters)
         if self.reason is not None:
             self._say(f"steps are not captured, but taken eagerly: {self.reason}")
 
@@ -172,50 +179,38 @@ class Capture:
             "reason": self.reason,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], stepped: set[str]) -> None:
-        r"""Takes up what :meth:`state_dict` returned.
-
-        Arguments:
-            state: What it returned.
-            stepped: The names of the parameters that steps were taken with.
-        """
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        r"""Takes up what :meth:`state_dict` returned."""
         if self.mode == "auto" or state["reason"]:
             self.start = math.inf if state["start"] is None else state["start"]
             self.reason = state["reason"]
         self.count, self.others = state["count"], state["others"]
-        self.kinds, self._stepped = dict(state["kinds"]), stepped
+        self.kinds = dict(state["kinds"])
         self._update = None
 
-    def _captured(
-        self,
-        plan: Plan,
-        parameters: Mapping[str, Tensor],
-        optimizer: Optimizer,
-        args: Args,
-        kwargs: Kwargs,
-    ) -> Result | None:
+    def _captured(self, call: Call) -> Result | None:
         if self._update is None or self._update.stale():
-            self._update = Update(optimizer)
+            self._update = Update(call.optimizer)
             self._kinds.clear()
             self._alike.clear()
-        if any(parameter._backward_hooks for parameter in parameters.values()):
+        if any(parameter._backward_hooks for parameter in call.parameters.values()):
             raise Uncapturable(
                 "expected parameters without hooks, which a graph would pass over, got some: "
                 "remove them, or do to the gradient in the optimiser what they do"
             )
-        leaves, _ = flatten(args, kwargs)
+        leaves, _ = flatten(call.args, call.kwargs)
         sizes = [list(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
-        kind = self._kind(plan, leaves, sizes)
+        kind = self._kind(call, leaves, sizes)
         if kind is None or (kind.sizes != sizes and not self._is_frequent(sizes)):
             return None
         first = kind.sizes == sizes
         if first not in kind.steps:
-            kind.steps[first] = self._build(plan, parameters, args, kwargs, kind.sizes)
+            kind.steps[first] = self._build(call, kind.sizes)
         step = kind.steps[first]
         if step is None:
             return None
         try:
-            return self._run(step, parameters, args, kwargs)
+            return self._run(step, call)
         except StateMissing:
             if kind.is_new:
                 raise
@@ -229,20 +224,21 @@ class Capture:
             self._say(f"batches of other sizes than the first are not captured: {error}")
             return None
 
-    def _kind(self, plan: Plan, leaves: list[Any], sizes: list[list[int]]) -> _Kind | None:
+    def _kind(self, call: Call, leaves: list[Any], sizes: list[list[int]]) -> _Kind | None:
         r"""The kind of a step; None if there are too many of them."""
         assert self._update is not None
+        plan = call.plan
         if id(plan) not in self._watches:
             self._watches[id(plan)] = plan, Watch(**self._programs, objective=self.loss.objective)
         watch = self._watches[id(plan)][1]
-        self._changed = watch.changed() or self._changed
         constants = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        key = id(plan), (constants, self.clip_norm), self._update.options, watch.values()
+        key = id(plan), (constants, call.clip_norm), self._update.options, watch.values()
         if key not in self._kinds:
-            self._kinds[key] = self._enter((plan.structure, *key[1:3], watch.plain()), sizes)
+            what = plan.structure, *key[1:3], watch.plain()
+            self._kinds[key] = self._enter(what, sizes, watch.difference or "arguments")
         return self._kinds[key]
 
-    def _enter(self, what: Any, sizes: list[list[int]]) -> _Kind | None:
+    def _enter(self, what: Any, sizes: list[list[int]], changed: str) -> _Kind | None:
         r"""A new kind, or one that an earlier process knew."""
         text = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         self._alike[text] += 1  # kinds that differ in the identity of objects only
@@ -250,8 +246,8 @@ class Capture:
         if digest not in self.kinds and len(self.kinds) >= _KINDS:
             self._say(
                 f"expected steps of at most {_KINDS} kinds, each of which is compiled, got more, "
-                f"which are taken eagerly (what changed: {self._changed or 'arguments'}): pass "
-                "what changes as a tensor, or change a tensor's value in place"
+                f"which are taken eagerly (what changed: {changed}): pass what "
+                "changes as a tensor, or change a tensor's value in place"
             )
             return None
         return _Kind(self.kinds.setdefault(digest, sizes))
@@ -260,43 +256,28 @@ class Capture:
         self.others += 1
         return self.others > _RARE and not any(0 in size for size in sizes)
 
-    def _build(
-        self,
-        plan: Plan,
-        parameters: Mapping[str, Tensor],
-        args: Args,
-        kwargs: Kwargs,
-        sizes: list[list[int]],
-    ) -> Step:
+    def _build(self, call: Call, sizes: list[list[int]]) -> Step:
         assert self._update is not None
         return Step(
             self.loss,
-            plan,
-            self.loss.trained(plan, parameters),
+            call.plan,
+            self.loss.trained(call.plan, call.parameters),
             self._update,
-            self.clip_norm,
-            self.check(plan, args, kwargs),
+            call.clip_norm,
+            self.check(call.plan, call.args, call.kwargs),
             self._programs,
             self.keeps_gradients,
             sizes,
             **self.compiling,
         )
 
-    def _run(
-        self, step: Step, parameters: Mapping[str, Tensor], args: Args, kwargs: Kwargs
-    ) -> Result:
+    def _run(self, step: Step, call: Call) -> Result:
         traces = step.graph.traces
         if not traces:
             self.announce(f"compiling the step ({self.compilations + 1})")
-        try:
-            loss, metrics, gradients = step(args, kwargs)
-        except Exception as error:
-            compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
-            if traces == step.graph.traces and not compiling:
-                raise
-            raise refusal(error) from error
+        loss, metrics, gradients = step(call.args, call.kwargs)
         self.compilations += traces != step.graph.traces
-        for name, parameter in parameters.items():
+        for name, parameter in call.parameters.items():
             parameter.grad = gradients.get(name)
         return loss, metrics
 

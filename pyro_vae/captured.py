@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.arguments import flatten
-from pyro_vae.capturable import Mode, check_mode, examine, refusal
+from pyro_vae.arguments import Substitute, flatten
+from pyro_vae.capturable import Mode, check_mode, examine
 from pyro_vae.graph import Graph
 from pyro_vae.lines import warn_user
 from pyro_vae.programs import Program
@@ -83,7 +83,7 @@ class Captured:
         try:
             free = examine(self._substituted, self.programs, args, {})
             graph = Graph(self._substituted, free, self.programs)
-            found = self._compiled(graph, args)
+            found = graph(*args)
         except Uncapturable as error:
             if self.mode != "auto":
                 raise
@@ -97,13 +97,7 @@ class Captured:
             return found
         return self.function(*args)
 
-    def _compiled(self, graph: Graph, args: tuple[Any, ...]) -> Any:
-        try:
-            return graph(*args)
-        except Exception as error:
-            raise refusal(error) from error
-
-    def _substituted(self, substitute: Callable[[Tensor], Tensor], *args: Any) -> Any:
+    def _substituted(self, substitute: Substitute, *args: Any) -> Any:
         return (self.blind or self.function)(*args)
 
 

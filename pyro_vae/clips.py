@@ -3,7 +3,7 @@ r"""What Pyro's optimisers do to gradients and rates before a step."""
 __all__ = ["ByGroup", "ByParameter", "Clip", "to_torch"]
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -11,6 +11,8 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Adam, Optimizer
+
+from pyro_vae.arguments import Substitute
 
 Group = Mapping[str, Any]
 
@@ -38,7 +40,7 @@ class Clip(ABC):
         r"""Changes the groups' options, once before each step."""
 
     @abstractmethod
-    def clip(self, groups: Sequence[Group], swap: Callable[[Tensor], Tensor]) -> None:
+    def clip(self, groups: Sequence[Group], swap: Substitute) -> None:
         r"""Changes the gradients in place.
 
         Arguments:
@@ -60,7 +62,7 @@ class ByParameter(Clip):
     def decay(self, groups: Sequence[dict[str, Any]]) -> None:
         pass
 
-    def clip(self, groups: Sequence[Group], swap: Callable[[Tensor], Tensor]) -> None:
+    def clip(self, groups: Sequence[Group], swap: Substitute) -> None:
         for original, clip in self.clips:
             parameter = swap(original)
             if parameter.grad is None:  # torch fails where there is nothing to clip
@@ -91,7 +93,7 @@ class ByGroup(Clip):
             group["steps"] += 1
             group["eps"] = group["pyro_eps"] / sqrt(1 - group["betas"][1] ** group["steps"])
 
-    def clip(self, groups: Sequence[Group], swap: Callable[[Tensor], Tensor]) -> None:
+    def clip(self, groups: Sequence[Group], swap: Substitute) -> None:
         for group in groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

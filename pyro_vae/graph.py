@@ -1,6 +1,6 @@
 r"""A function of tensors as one compiled graph, whatever Python it consists of."""
 
-__all__ = ["Graph", "Substitute"]
+__all__ = ["Graph"]
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from pyro_vae.arguments import flatten, unflatten
 from pyro_vae.programs import Program
 from pyro_vae.traceable import traceable
+from pyro_vae.uncapturable import Uncapturable
 from pyro_vae.undone import variables_kept
-
-Substitute = Callable[[Tensor], Tensor]
 
 # before torch 2.15 the name is not public
 _public = getattr(torch.compiler, "nonstrict_trace", None)
@@ -27,6 +26,8 @@ _traced: Callable[..., Any] = _public or torch._dynamo.nonstrict_trace
 # what the compiler would look at again at each call, and what no call changes
 _OURS = {"TYPE_MATCH", "BUILTIN_MATCH", "CLOSURE_MATCH", "DICT_CONTAINS", "SEQUENCE_LENGTH"}
 _OURS |= {"ID_MATCH", "CLASS_MATCH", "MODULE_MATCH", "DICT_KEYS_MATCH", "FUNCTION_MATCH"}
+
+_COMPILERS = ("torch._dynamo", "torch._inductor")
 
 
 class _Swap(TorchFunctionMode):
@@ -67,6 +68,9 @@ class Graph:
             from these may differ from call to call.
         backend: The compiler, as ``torch.compile`` takes it.
         options: The compiler's options.
+
+    Raises:
+        Uncapturable: When called, if it cannot be compiled, at first or for other sizes.
 
     Example:
         >>> total, x = torch.zeros(2), torch.ones(2)
@@ -110,23 +114,30 @@ class Graph:
         if not all(map(Tensor.is_set_to, self.free, self._places)):
             self._bind()  # a module was moved: its parameters are the same, their memory is not
         batch = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        with torch.no_grad():
-            found = self._run(self._inputs, batch) if self._is_compiled else self._compiled(batch)
+        traces = self.traces
+        try:
+            with torch.no_grad():
+                run = self._run if self._is_compiled else self._compiled
+                found = run(self._inputs, batch)
+        except Exception as error:
+            if traces == self.traces and not type(error).__module__.startswith(_COMPILERS):
+                raise
+            raise _refusal(error) from error
         return found if self._outputs is None else tree_unflatten(found, self._outputs)
 
-    def _compiled(self, batch: list[Tensor]) -> list[Tensor]:
+    def _compiled(self, inputs: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
         pairs = zip_longest(batch, self.sizes)
         with warnings.catch_warnings():
             # the compiler's own deprecations; programs gave theirs when they were eager
             warnings.simplefilter("ignore")
-            found: list[Tensor] = self._run(self._inputs, [_free_sizes(*pair) for pair in pairs])
+            found: list[Tensor] = self._run(inputs, [_free_sizes(*pair) for pair in pairs])
         self._is_compiled = True
         return found
 
     def _bind(self) -> None:
         self._places = [tensor.detach() for tensor in self.free]
         # before torch 2.15 what is written to numbers in double precision is lost
-        self._inputs = [t.detach().view(t.shape or 1) for t in self.free]
+        self._inputs = [t if t.dim() else t.view(1) for t in self._places]
 
     def _step(self) -> Callable[..., Any]:
         traced = _traced(self._trace)
@@ -174,4 +185,17 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     made: Any = function
     return FunctionType(
         made.__code__.replace(), made.__globals__, made.__name__, None, made.__closure__
+    )
+
+
+def _refusal(error: Exception) -> Uncapturable:
+    r"""What the compiler raised, in words: the reason that was given while it traced, if any."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Uncapturable):
+        cause = cause.__cause__ or cause.__context__
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = next((line for line in lines if line and not line.endswith(":")), "no reason given")
+    return cause or Uncapturable(
+        f"the compiler failed ({type(error).__name__}: {said}): look whether the C++ compiler "
+        "(CXX) runs and the folder TORCHINDUCTOR_CACHE_DIR can be written to"
     )

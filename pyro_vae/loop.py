@@ -311,7 +311,7 @@ def _check(trainer: Trainer) -> tuple[Tensor, ...]:
         whole = trainer.args(data.epoch(split, trainer.seeded()))
         findings += check_rows(pair.model, pair.guide, *whole, data_plate=plate)
         require(findings)
-    warn(findings, stacklevel=4)  # the line that called fit
+    warn(findings)
     with torch.no_grad():
         trainer.features = discrete_features(pair.draw(args, {}))
     return args
@@ -359,8 +359,7 @@ def _begin(
         trainer.ended = trainer.ended and config["epochs"] <= state["epochs"]
         config = {**config, "epochs": max(config["epochs"], trainer.epoch)}
     config = {**config, "capture": svi.capture.decide(svi.pair.plan(batch, {}), batch, {})}
-    note = {**environment(trainer.device, trainer.seed), "data": data.record}
-    folder.begin(config, note, kept)
+    folder.begin(config, _note(trainer), kept)
     return config
 
 
@@ -368,9 +367,13 @@ def _end(folder: RunFolder, trainer: Trainer, config: dict[str, Any]) -> dict[st
     r"""Notes what became of the steps: how many graphs were compiled, if they were captured."""
     capture = trainer.svi.capture
     config = {**config, "capture": config["capture"] and capture.reason is None}
-    note = {**environment(trainer.device, trainer.seed), "data": trainer.data.record}
-    folder.note(config, {**note, "compilations": capture.compilations})
+    folder.note(config, {**_note(trainer), "compilations": capture.compilations})
     return config
+
+
+def _note(trainer: Trainer) -> dict[str, Any]:
+    r"""What the run was made on."""
+    return {**environment(trainer.device, trainer.seed), "data": trainer.data.record}
 
 
 def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

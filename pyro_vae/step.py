@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.graph import Graph, Substitute
+from pyro_vae.arguments import Substitute
+from pyro_vae.graph import Graph
 from pyro_vae.loss import Loss, clipped
 from pyro_vae.pair import Plan
 from pyro_vae.programs import Program

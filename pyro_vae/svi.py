@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.arguments import flatten
 from pyro_vae.capturable import Mode, check_mode
-from pyro_vae.capture import Capture
+from pyro_vae.capture import Call, Capture
 from pyro_vae.loss import Loss, Reduction, clipped
 from pyro_vae.nonfinite import first_nonfinite
 from pyro_vae.objectives import ELBO, Objective
@@ -103,7 +103,7 @@ class SVI:
         self.loss: Objective | pyro.infer.ELBO = ELBO() if loss is None else loss
         self.data_size, self.reduction, self.clip_norm = data_size, reduction, clip_norm
         self._loss = Loss(self.pair, self.loss, data_size, reduction)
-        self.capture = Capture(self._loss, capture, steps, clip_norm)
+        self.capture = Capture(self._loss, capture, steps)
         self.optimizer: Optimizer | None = None
         self._begun = False
         self._held: dict[str, Tensor] = {}
@@ -145,14 +145,14 @@ class SVI:
         plan = self.pair.plan(args, kwargs)
         self._restore()
         optimizer, parameters = self._optimizer(), self._parameters()
-        self.capture.clip_norm = self.clip_norm
         with torch.enable_grad(), few_threads(self._size * _rows(args, kwargs)):
-            found = self.capture.step(plan, parameters, optimizer, args, kwargs)
+            call = Call(plan, parameters, optimizer, args, kwargs, self.clip_norm)
+            found = self.capture.step(call)
             if found is None:
                 found = self._step(plan, parameters, optimizer, args, kwargs)
             elif found[0].device.type == "cpu":
                 self._check_taken(found[0], args, kwargs)
-        self.capture.took(parameters)
+        self.capture.took()
         return found
 
     def _check_taken(self, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -246,9 +246,8 @@ class SVI:
         """
         self._saved, self._restored, self._resumed = state_dict, set(), set()
         self._begun = bool(state_dict["groups"])
-        stepped = {name for group in state_dict["groups"] for name in group["params"]}
         if "capture" in state_dict:
-            self.capture.load_state_dict(state_dict["capture"], stepped if self._begun else set())
+            self.capture.load_state_dict(state_dict["capture"])
 
     def _restore(self) -> None:
         if (saved := self._saved) is None:

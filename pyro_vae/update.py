@@ -15,8 +15,8 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from pyro_vae.arguments import Substitute
 from pyro_vae.clips import Clip
-from pyro_vae.graph import Substitute
 from pyro_vae.only_tensors import OnlyTensors
 from pyro_vae.uncapturable import StateMissing, Uncapturable
 

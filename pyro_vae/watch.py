@@ -22,33 +22,33 @@ class Watch:
     Arguments:
         roots: The programs, and objects such as an objective, by the names that messages use.
 
+    Attributes:
+        difference: What differed when the values last did, in words; ``None`` if they never did.
+
     Example:
         >>> import torch
         >>> decoder = torch.nn.Linear(2, 5)
         >>> decoder.temperature = 0.5
         >>> watch = Watch(decoder=decoder)
         >>> before = watch.values()
-        >>> watch.changed() is None
-        True
         >>> decoder.temperature = 0.4
-        >>> watch.changed()
-        "attribute 'temperature' of decoder: 0.5, now 0.4"
         >>> watch.values() == before
         False
+        >>> watch.difference
+        "attribute 'temperature' of decoder: 0.5, now 0.4"
     """
 
     def __init__(self, **roots: Any) -> None:
         self._roots = roots
-        self._take()
-
-    def changed(self) -> str | None:
-        r"""What differs since :meth:`values` was last called; ``None`` if nothing does."""
-        return None if self._same() else self._difference(Snapshot(self._roots))
+        self.difference: str | None = None
+        self._take(Snapshot(roots))
 
     def values(self) -> Hashable:
         r"""The values as they stand now: equal ones mean that programs read the same."""
         if not self._same():
-            self._take()
+            now = Snapshot(self._roots)
+            self.difference = self._difference(now) or self.difference
+            self._take(now)
         return self._key
 
     def plain(self) -> tuple[Any, ...]:
@@ -57,9 +57,8 @@ class Watch:
         pairs = ((*_plain(place), *_plain((value,))) for place, value in found)
         return tuple(sorted(pairs))  # sets have another order in each process
 
-    def _take(self) -> None:
-        self._seen = Snapshot(self._roots)
-        self._key = self._seen.key()
+    def _take(self, now: "Snapshot") -> None:
+        self._seen, self._key = now, now.key()
 
     def _same(self) -> bool:
         seen = self._seen

@@ -16,7 +16,7 @@ import pytest
 import torch
 import uncapturable
 from torch import Tensor
-from uncapturable import UNCAPTURABLE, Model, unit, validates_later
+from uncapturable import UNCAPTURABLE, Model, branches_later, unit, validates_later
 from zoo import ZOO, D, F, binary
 
 from pyro_vae import SVI
@@ -65,10 +65,14 @@ def test_what_and_where_and_what_to_do(name: str) -> None:
     assert "\n" not in said
 
 
+def test_values_that_are_validated_later_are_not_looked_at_in_a_graph() -> None:
+    assert trial(Model(validates_later))() is None
+
+
 def test_the_site_is_named_where_its_density_is_computed_later() -> None:
-    said = trial(Model(validates_later))()
+    said = trial(Model(branches_later))()
     assert said is not None
-    assert re.search(r"got validate_args=True, which looks at values at .* \(site 'x'\): ", said)
+    assert re.search(r"got a branch on a tensor at .*uncapturable.py:.* \(site 'x'\): ", said)
 
 
 def test_the_site_is_named_where_its_statement_runs() -> None:

@@ -23,6 +23,7 @@ from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
 from pyro_vae.nn import mlp
 from pyro_vae.objectives import ELBO
+from pyro_vae.schedules import Constant
 from pyro_vae.uncapturable import Uncapturable
 
 N, F, D = 7, 5, 2
@@ -180,7 +181,7 @@ class TestWhatChanges:
         eager, captured = pair_of_svi()
         for step in range(6):
             for svi in (eager, captured):
-                svi.loss.beta.fill_(0.1 * step)  # type: ignore[union-attr]
+                svi.loss.beta.number.fill_(0.1 * step)  # type: ignore[union-attr]
             assert_same_steps(eager, captured, (binary(),))
         assert captures(captured) == 1
 
@@ -241,7 +242,7 @@ class TestWhatChanges:
 
         def with_beta(step: int) -> None:
             for svi in (eager, captured):
-                svi.loss.beta = torch.tensor(0.1 * step)  # type: ignore[union-attr]
+                svi.loss.beta = Constant(0.1 * step)  # type: ignore[union-attr]
             assert_same_steps(eager, captured, (binary(),))
 
         for step in range(4):
@@ -315,6 +316,29 @@ class TestWhatChanges:
             svi.prepare(binary()).state.clear()
         assert_same_steps(eager, captured, *[(binary(),)] * 3)
         assert captures(captured) == 2
+
+    @pytest.mark.parametrize("optim", [torch.optim.Adam, torch.optim.Rprop])
+    def test_a_parameter_that_joins_has_an_eager_step_first(self, optim: Any) -> None:
+        def model(x: Tensor, shifted: bool) -> None:
+            shift = pyro.param("shift", lambda: torch.tensor(0.3)) if shifted else 0.0
+            with pyro.plate("data", x.shape[0], dim=-1):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(z + shift, 1.0), obs=x)
+
+        def guide(x: Tensor, shifted: bool) -> None:
+            with pyro.plate("data", x.shape[0], dim=-1):
+                pyro.sample("z", dist.Normal(pyro.param("loc", lambda: torch.tensor(0.0)), 1.0))
+
+        found = []
+        for capture in (False, True):
+            pyro.clear_param_store()
+            svi = traced(SVI(model, guide, partial(optim, lr=0.1), capture=capture))
+            found.append([])
+            for seed, shifted in enumerate((False, False, True, True, False)):
+                pyro.set_rng_seed(seed)
+                found[-1].append(svi.step(torch.ones(4), shifted).item())
+        assert found[1] == pytest.approx(found[0], rel=1e-12)
+        assert captures(svi) == 3
 
     def test_the_optimisers_state_in_the_place_of_other_state(self) -> None:
         eager, captured = pair_of_svi()

@@ -181,6 +181,16 @@ def validates_later(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribut
     return model.prior.expand(x.shape).to_event(1)
 
 
+class Branching(dist.Normal):
+    def log_prob(self, value: Tensor) -> Tensor:
+        found = super().log_prob(value)
+        return found if (value > 9).any() else found + 0.0
+
+
+def branches_later(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
+    return Branching(loc, torch.ones_like(loc)).to_event(1)
+
+
 def keeps(model: Model, x: Tensor, loc: Tensor) -> dist.TorchDistribution:
     model.last = loc
     return unit(loc)

@@ -5,10 +5,11 @@ __all__ = ["Finding", "Severity", "render", "require", "warn"]
 import linecache
 import os
 import textwrap
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from pyro_vae.lines import warn_user
 
 Severity = Literal["error", "warning"]
 
@@ -120,18 +121,17 @@ def require(findings: Iterable[Finding]) -> None:
         raise ValueError("\n".join(f"{_place(error)}{error.said}" for error in errors))
 
 
-def warn(findings: Iterable[Finding], stacklevel: int = 2) -> None:
-    r"""Issues a ``UserWarning`` for each warning among the findings.
+def warn(findings: Iterable[Finding]) -> None:
+    r"""Issues a ``UserWarning`` for each warning among the findings, at the user's line.
 
     Arguments:
         findings: What :func:`pyro_vae.checks.check` returned; what comes twice is said once.
-        stacklevel: Whose line is named, as in ``warnings.warn``.
 
     Example:
         >>> warn([Finding(None, "error", "expected little, got much")])
     """
     for finding in dict.fromkeys(f for f in findings if f.severity == "warning"):
-        warnings.warn(f"{_place(finding)}{finding.said}", UserWarning, stacklevel=stacklevel)
+        warn_user(f"{_place(finding)}{finding.said}")
 
 
 def _place(finding: Finding) -> str:

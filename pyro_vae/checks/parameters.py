@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from pyro_vae.checks.finding import Finding, Severity
 from pyro_vae.checks.graph import leaves, parts
 from pyro_vae.checks.trial import Trial
-from pyro_vae.checks.watch import Watch
+from pyro_vae.checks.witness import Witness
 from pyro_vae.checks.words import bad, listed, value_range
 from pyro_vae.layout import sample_sites
 from pyro_vae.lines import failure
@@ -113,7 +113,7 @@ def check_gradients(
     """
     reached = leaves([total()])
     yield from _made_anew(model, guide, reached, runs, total)
-    watch = Watch()
+    watch = Witness()
     with watch:
         trials = runs()
     named = [
@@ -171,7 +171,7 @@ def _made_anew(
     again = leaves([total()])
     fresh = [t for i, t in unknown.items() if i not in again]
     if fresh:
-        watch = Watch()
+        watch = Witness()
         with watch:
             trials = runs()
         made = leaves([log for trial in trials for log in _log_densities(trial)])

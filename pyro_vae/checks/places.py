@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.graph import parts
 from pyro_vae.checks.trial import Trial
-from pyro_vae.checks.watch import Watch
+from pyro_vae.checks.witness import Witness
 from pyro_vae.layout import sample_sites
 from pyro_vae.programs import Program, modules
 
@@ -71,7 +71,7 @@ def _explained(
     home: torch.device,
     runs: Callable[[], tuple[Trial, Trial]],
 ) -> Iterator[Finding]:
-    watch = Watch()
+    watch = Witness()
     with watch:
         runs()
     strange = [(t, line) for t, line in watch.made if t.dim() and t.device != home]

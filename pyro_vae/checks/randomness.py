@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.trial import Trial, explain, quiet, run
-from pyro_vae.checks.watch import Watch
+from pyro_vae.checks.witness import Witness
 from pyro_vae.layout import sample_sites
 from pyro_vae.programs import Program
 
@@ -36,7 +36,7 @@ def check_randomness(
         kwargs: Its keyword arguments.
         replayed: Whose latents are taken; by default the program draws them once.
     """
-    watch = Watch()
+    watch = Witness()
     with quiet(program), torch.no_grad():
         first = run(role, program, args, kwargs, replayed)
         second = run(role, program, args, kwargs, first.trace, watch)

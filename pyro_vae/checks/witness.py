@@ -1,6 +1,6 @@
 r"""What a program does besides its sample statements, with the user's lines."""
 
-__all__ = ["Watch"]
+__all__ = ["Witness"]
 
 import sys
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _DRAWS = {
 _CUTS = {"detach", "detach_", "item", "numpy", "tolist"}
 
 
-class Watch(TorchFunctionMode):
+class Witness(TorchFunctionMode):
     r"""Notes where a program cuts gradients off, draws numbers, and makes tensors.
 
     Each list holds pairs of a tensor and the user's line.
