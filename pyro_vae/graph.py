@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from pyro_vae.arguments import flatten, unflatten
+from pyro_vae.compiler import removed_half_written
 from pyro_vae.programs import Program
 from pyro_vae.traceable import traceable
 from pyro_vae.uncapturable import Uncapturable
@@ -130,7 +131,13 @@ class Graph:
         with warnings.catch_warnings():
             # the compiler's own deprecations; programs gave theirs when they were eager
             warnings.simplefilter("ignore")
-            found: list[Tensor] = self._run(inputs, [_free_sizes(*pair) for pair in pairs])
+            sized = [_free_sizes(*pair) for pair in pairs]
+            try:
+                found: list[Tensor] = self._run(inputs, sized)
+            except Exception as error:
+                if not removed_half_written(error):
+                    raise
+                found = self._run(inputs, sized)
         self._is_compiled = True
         return found
 

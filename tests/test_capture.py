@@ -247,7 +247,7 @@ class TestWhatChanges:
 
         for step in range(4):
             with_beta(step)
-        match = "at most 3 kinds.*what changed: attribute 'beta' of objective.*as a tensor"
+        match = "at most 3 kinds.*what changed: module 'beta' of objective.*as a tensor"
         with pytest.warns(UserWarning, match=match):
             with_beta(4)
         with_beta(5)  # said once

@@ -99,3 +99,19 @@ def test_a_blind_stand_in_counts_where_it_is_finite() -> None:
 def test_a_mode_that_is_none_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected capture to be True, False or 'auto', got 'no'"):
         Captured(scaled, {}, "no", calls=1)
+
+
+def test_a_library_that_was_never_written_to_its_end_is_compiled_again(tmp_path: Path) -> None:
+    library = tmp_path / "graph.main.so"
+    library.touch()
+    graph = Graph(lambda swap, x: 2 * x, [], backend="eager")
+    run, said = graph._run, [f"ImportError: {library}: file too short"]
+
+    def failing(*args: Any) -> Any:
+        if said:
+            raise RuntimeError(said.pop())
+        return run(*args)
+
+    graph._run = failing
+    assert graph(torch.ones(())).item() == 2
+    assert not library.exists()
