@@ -3,6 +3,7 @@ r"""What one run of a pair shows of its structure: plates, kinds of sites, where
 __all__ = [
     "PARTICLES",
     "Layout",
+    "base",
     "check_pooled",
     "frames",
     "inspect",
@@ -251,7 +252,7 @@ def _is_analytic(
     discrete neighbours are summed out, nor if the guide's density is one of a transformed helper.
     """
     site, prior = sample_sites(q)[name], sample_sites(p).get(name)
-    if prior is None or isinstance(_base(site["fn"]), Delta):
+    if prior is None or isinstance(base(site["fn"]), Delta):
         return False
     drawn = latent_sites(q)
     order = list(drawn)
@@ -267,7 +268,8 @@ def _is_analytic(
     )
 
 
-def _base(fn: Any) -> Any:
+def base(fn: Any) -> Any:
+    r"""The distribution inside of those that reinterpret, expand, mask or transform it."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
