@@ -42,10 +42,10 @@ def fold(estimates: Mapping[str, Estimate], shown: int = 5) -> dict[str, Estimat
 
 
 def _mean(estimates: list[Estimate]) -> Estimate:
-    r"""The mean of estimates whose Monte Carlo errors are independent."""
+    r"""The mean of estimates; its Monte Carlo error is the greatest that it can have."""
     first, count = estimates[0], len(estimates)
     unit = f"{first.unit}, on average".removeprefix(", ")
-    stderr = math.sqrt(sum(e.stderr**2 for e in estimates)) / count
+    stderr = sum(e.stderr for e in estimates) / count
     known = [e.per_datum for e in estimates if e.per_datum is not None]
     if len(known) == count:
         per_datum = torch.stack(known).mean(0)

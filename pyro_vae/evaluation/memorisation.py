@@ -136,11 +136,12 @@ def nearest(points: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
         tensor([[1, 0]])
     """
     points, rows = points.flatten(1), rows.flatten(1)
-    # products of rows are exact to the root of rounding, so those near 0 are computed once more
+    centre = rows.mean(0)
+    # products of rows lose digits, most where all are far from 0: what they find is measured anew
     kept, chunk = min(rows.shape[0], count + 4), max(1, _ELEMENTS // rows.shape[0])
     parts = []
     for part in points.split(chunk):
-        found = torch.cdist(part, rows).topk(kept, largest=False).indices
+        found = torch.cdist(part - centre, rows - centre).topk(kept, largest=False).indices
         exact = torch.stack([(part - rows[column]).norm(dim=-1) for column in found.T], -1)
         distances, order = exact.sort(dim=-1, stable=True)
         parts.append((distances[:, :count], found.gather(-1, order)[:, :count]))
