@@ -133,6 +133,25 @@ def test_divergence_without_a_closed_form_is_sampled() -> None:
         check_errors([found[f"kl.z[{d}]"] for found in runs], exact)
 
 
+def test_masked_latents_cost_nothing() -> None:
+    x = torch.tensor([-2.0, -1.0, 1.0, 2.0])
+    mask = x > 0
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1), poutine.mask(mask=mask):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1), poutine.mask(mask=mask):
+            pyro.sample("z", dist.Normal(x[:, None] + torch.arange(3.0), 1.0).to_event(1))
+
+    found = measure(kl_per_dimension, model, guide, x)
+    for d in range(3):
+        expected = torch.where(mask, (x + d) ** 2 / 2, 0)
+        torch.testing.assert_close(found[f"kl.z[{d}]"].per_datum, expected)
+
+
 def test_many_units_are_folded() -> None:
     kl = torch.arange(20.0)
     found = {f"kl.z[{d}]": Estimate.of(torch.stack([v, v + 2]), 0.1) for d, v in enumerate(kl)}
@@ -181,7 +200,15 @@ def test_information_and_marginal_divergence_are_those_of_quadrature(linear: Lin
         "marginal_kl": marginal,
     }
     found = [
-        measure(mutual_information, linear.model, linear.guide, linear.x, particles=210, seed=seed)
+        measure(
+            mutual_information,
+            linear.model,
+            linear.guide,
+            linear.x,
+            particles=210,
+            batch_size=3,
+            seed=seed,
+        )
         for seed in range(40)
     ]
     assert set(found[0]) == set(exact)
@@ -340,6 +367,14 @@ def test_curve_is_ordered_by_rate(linear: Linear) -> None:
 # Errors
 
 
+def scaled_prior() -> Any:
+    def model(x: Tensor) -> None:
+        with poutine.scale(scale=0.5):
+            chain_model(x)
+
+    return model, chain, (torch.randn(N),)
+
+
 Case = tuple[Metric, Callable[[], tuple[Any, Any, tuple[Tensor, ...]]], str]
 ERRORS: list[Case] = [
     (active_units, ZOO["no_plate"], "expected a data plate.*for active units"),
@@ -351,6 +386,7 @@ ERRORS: list[Case] = [
     (mutual_information, ZOO["auto_normal"], r"'mu'.* outside the data plate"),
     (mutual_information, ZOO["auxiliary"], r"got the sites \['u'\] that the model does not have"),
     (mutual_information, ZOO["masked_and_scaled"], r"got the sites \['z'\] under poutine.scale"),
+    (mutual_information, scaled_prior, r"got the sites \['a', 'b'\] under poutine.scale"),
     (barber_agakov, ZOO["masked_and_scaled"], "for the Barber-Agakov bound.*poutine.scale"),
     (barber_agakov, ZOO["no_plate"], "expected a data plate.*for the Barber-Agakov bound"),
 ]

@@ -84,6 +84,16 @@ def test_copies_far_from_zero_are_at_distance_zero() -> None:
     assert (distances[:, 1] > 10).all()
 
 
+def test_near_ties_are_in_order() -> None:
+    r"""Products of single-precision rows tell no distances below about 0.03 apart here."""
+    x = torch.full((1, 100), 10.0, dtype=torch.float32)
+    steps = torch.tensor([3.0, 5.0, 1.0, 4.0, 2.0], dtype=torch.float32)
+    near = x + 2e-3 * steps[:, None] * torch.eye(100, dtype=torch.float32)[0]
+    others = torch.randn(200, 100, dtype=torch.float32) - x
+    found = nearest(x, torch.cat([near, others, others + x]), 2)[1]
+    assert found.tolist() == [[2, 4]]
+
+
 def test_share_is_that_of_mann_and_whitney() -> None:
     a, b = torch.randint(5, (30,)).double(), torch.randint(7, (20,)).double()
     expected = stats.mannwhitneyu(b.numpy(), a.numpy()).statistic / 600
