@@ -49,7 +49,7 @@ def smoothness(
     - ``interpolation.gap`` is the distance of the decoder's mean half-way from the nearest
       datum, in units of the average one between a datum and its nearest: about 1 or below if
       what lies between is like data, more where the way leads through a hole, as between the
-      codes of an autoencoder, of which nothing asks to be close to others';
+      codes of an autoencoder, of which nothing asks to be close to others;
     - ``lipschitz`` is the decoder's steepest slope at the posterior's means, in units of data by
       units of latents, by 30 power iterations, which approach it from below;
     - ``lipschitz.relative`` is the same in units of the spread of the decoder's means by that of
