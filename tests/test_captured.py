@@ -2,6 +2,7 @@ r"""Functions that run as graphs where that pays."""
 
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest

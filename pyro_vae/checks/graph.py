@@ -1,11 +1,13 @@
 r"""What tensors are made of: the leaves of their graphs, and the parameters of distributions."""
 
-__all__ = ["leaves", "parts", "root"]
+__all__ = ["leaves", "parts"]
 
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+
+from pyro_vae.distributions import innermost
 
 
 def leaves(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
@@ -23,15 +25,8 @@ def leaves(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
     return found
 
 
-def root(fn: Any) -> Any:
-    r"""The distribution that others were put around: masks, events, expansions, transforms."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
-
-
 def parts(fn: Any) -> dict[str, Tensor]:
     r"""The parameters of a distribution, as it was made, by name."""
-    fn = root(fn)
+    fn = innermost(fn)
     held = {name: vars(fn).get(name) for name in getattr(fn, "arg_constraints", {})}
     return {name: value for name, value in held.items() if isinstance(value, Tensor)}

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks.finding import Finding
-from pyro_vae.checks.graph import leaves, parts, root
+from pyro_vae.checks.graph import leaves, parts
 from pyro_vae.checks.trial import Trial
+from pyro_vae.distributions import innermost
 from pyro_vae.layout import sample_sites
 
 _FAMILIES = (dist.Normal, dist.LogNormal, dist.HalfNormal, dist.StudentT)
@@ -31,7 +32,7 @@ def check_scales(*trials: Trial) -> Iterator[Finding]:
     known = [(name, tensor) for trial in trials for name, tensor in _quantities(trial)]
     for trial in trials:
         for name, site in sample_sites(trial.trace).items():
-            if not isinstance(root(site["fn"]), _FAMILIES):
+            if not isinstance(innermost(site["fn"]), _FAMILIES):
                 continue
             scale = _scale(site["fn"])
             if scale is None:
@@ -53,7 +54,7 @@ def _variance(trial: Trial, name: str, of: str) -> Finding:
 
 
 def _scale(fn: Any) -> Tensor | None:
-    found = root(fn)
+    found = innermost(fn)
     scale = parts(found).get("scale", getattr(found, "scale", None))
     return scale if isinstance(scale, Tensor) else None
 

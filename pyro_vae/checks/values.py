@@ -12,9 +12,10 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from pyro_vae import likelihoods
 from pyro_vae.checks.finding import Finding
-from pyro_vae.checks.graph import parts, root
+from pyro_vae.checks.graph import parts
 from pyro_vae.checks.trial import Trial, explain
 from pyro_vae.checks.words import bad, value_range
+from pyro_vae.distributions import innermost
 from pyro_vae.layout import Site, sample_sites
 
 
@@ -57,7 +58,7 @@ def outside(trial: Trial, name: str, value: Tensor) -> Finding | None:
                 "take ContinuousBernoulli() or Normal() for numbers, or Binomial(total_count=255) "
                 "for the levels 0, 1, …, 255 themselves"
             )
-        lenient = site["is_observed"] and not root(site["fn"])._validate_args
+        lenient = site["is_observed"] and not innermost(site["fn"])._validate_args
         return trial.finding(name, said, advice, "warning" if lenient else "error")
     return None
 
@@ -89,9 +90,11 @@ _MEND = (
 def _given(site: Site) -> str:
     r"""What the distribution was made of, in words."""
     found = [f"{name} has {value_range(tensor)}" for name, tensor in parts(site["fn"]).items()]
-    return f" from {type(root(site['fn'])).__name__}, whose {', '.join(found)}" if found else ""
+    return (
+        f" from {type(innermost(site['fn'])).__name__}, whose {', '.join(found)}" if found else ""
+    )
 
 
 def _is_grey(fn: Any, value: Tensor) -> bool:
     unit = bool(((value >= 0) & (value <= 1)).all())
-    return unit and isinstance(root(fn), dist.Bernoulli)
+    return unit and isinstance(innermost(fn), dist.Bernoulli)

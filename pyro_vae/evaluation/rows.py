@@ -13,6 +13,7 @@ __all__ = [
     "join",
     "mean",
     "outputs",
+    "stated",
 ]
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,14 +52,14 @@ class Given(Messenger):
 def mean(fn: TorchDistribution) -> Tensor:
     r"""The mean, or else the mode, or else the average of 100 draws: the first that is finite."""
     for name in ("mean", "mode"):
-        if (value := _stated(fn, name)) is not None and bool(value.isfinite().all()):
+        if (value := stated(fn, name)) is not None and bool(value.isfinite().all()):
             return value
     return fn.sample(torch.Size([_DRAWS])).mean(0)
 
 
 def blind_mean(fn: TorchDistribution) -> Tensor:
     r"""What :func:`mean` gives, without a look at values, wherever this is finite."""
-    found = [v for name in ("mean", "mode") if (v := _stated(fn, name)) is not None]
+    found = [v for name in ("mean", "mode") if (v := stated(fn, name)) is not None]
     if not found:
         return fn.sample(torch.Size([_DRAWS])).mean(0)
     if found[0].dtype != found[-1].dtype:
@@ -66,7 +67,8 @@ def blind_mean(fn: TorchDistribution) -> Tensor:
     return torch.where(found[0].isfinite().all(), found[0], found[-1])
 
 
-def _stated(fn: TorchDistribution, name: str) -> Tensor | None:
+def stated(fn: TorchDistribution, name: str) -> Tensor | None:
+    r"""What a distribution tells of itself, such as its mean; ``None`` where it does not know."""
     while isinstance(fn, MaskedDistribution):
         fn = fn.base_dist
     try:
@@ -95,7 +97,7 @@ class Centred(Messenger):
     def _centre(self, fn: TorchDistribution) -> Tensor:
         if not is_discrete(fn):
             return self.mean(fn)
-        value = _stated(fn, "mode")  # a mean would be no value that the site can have
+        value = stated(fn, "mode")  # a mean would be no value that the site can have
         if value is None or (self.mean is mean and not bool(value.isfinite().all())):
             return fn.sample()
         return value
