@@ -4,8 +4,9 @@ __all__ = ["Scores", "score"]
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,19 @@ from rich.table import Table
 
 from pyro_vae import report
 from pyro_vae.capturable import Mode
+from pyro_vae.cli.pictures import write_arrays
 from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Estimate, evaluate, independent_evidence
+from pyro_vae.evaluation.metrics import DEFAULT
 from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
 from pyro_vae.runs import Run
 
 _LARGE = 2**28  # elements that independent features are fitted to at most
+
+# what figures are called, and those that only the file has
+_WORDS = {"elbo": "ELBO", "log_likelihood": "reconstruction"}
+_UNSEEN = {"kl", "ess", "khat"}
 
 
 @dataclass(frozen=True)
@@ -63,22 +70,29 @@ class Scores:
         r"""Whether the evidence is only known to be a lower bound."""
         return not self.share <= 0.1
 
+    def save(self, path: Path) -> None:
+        r"""Writes what is known of each datum, in the data's order, as arrays by figure."""
+        known = {name: e.per_datum for name, e in self.estimates.items() if e.per_datum is not None}
+        write_arrays(path, known)
+
     def table(self, title: str) -> Table:
         r"""The figures in rows."""
-        found = self.estimates
-        rows = {
-            "ELBO": found["elbo"],
-            "reconstruction": found["log_likelihood"],
-            **{f"KL of {k.removeprefix('kl.')}": e for k, e in found.items() if "kl." in k},
-        }
-        if "nll" in found:
-            name = "evidence, at least" if self.loose else "evidence"
-            rows[name] = self._known(-found["nll"])
-        if self.baseline is not None:
-            rows["independent features"] = self.baseline
-        if "bpd" in found:
-            rows["bits per dimension"] = self._known(found["bpd"])
+        rows = dict(row for name in self.estimates for row in self._rows(name))
         return report.table(rows, title, Console().width)
+
+    def _rows(self, name: str) -> Iterator[tuple[str, Estimate]]:
+        r"""What stands in the table for a figure: names and figures."""
+        estimate = self.estimates[name]
+        if name == "nll":
+            yield "evidence, at least" if self.loose else "evidence", self._known(-estimate)
+            if self.baseline is not None:
+                yield "independent features", self.baseline
+        elif name == "bpd":
+            yield "bits per dimension", self._known(estimate)
+        elif name.startswith("kl."):
+            yield f"KL of {name.removeprefix('kl.')}", estimate
+        elif name not in _UNSEEN:
+            yield _WORDS.get(name, name), estimate
 
     @property
     def remark(self) -> str:
@@ -104,6 +118,7 @@ def score(
     data: Data,
     split: Split,
     *,
+    metrics: Sequence[str] = DEFAULT,
     particles: int,
     seed: int,
     device: str,
@@ -122,18 +137,20 @@ def score(
     }
     refused = ""
     try:
-        estimates = evaluate(run.model, run.guide, rows, **arguments)
+        estimates = evaluate(run.model, run.guide, rows, metrics, **arguments)
     except ValueError as error:
-        if "metrics=" not in str(error):
+        others = tuple(name for name in metrics if name != "nll")
+        if "metrics=" not in str(error) or len(others) in (0, len(metrics)):
             raise
         refused = str(error).partition("; ")[0]
-        estimates = evaluate(run.model, run.guide, rows, ("elbo",), **arguments)
+        estimates = evaluate(run.model, run.guide, rows, others, **arguments)
     setting = {
         "run": None if run.path is None else str(run.path),
         "weights": run.weights,
         "data": data.name,
         "split": split,
         "rows": len(rows.test["x"]),
+        "metrics": list(metrics),
         "particles": particles,
         "seed": seed,
     }

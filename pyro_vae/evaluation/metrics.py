@@ -1,29 +1,74 @@
-r"""Bounds and evidence of a data set, in one pass of bounded memory."""
+r"""Bounds, evidence and other figures of a data set, by name."""
 
-__all__ = ["evaluate"]
+__all__ = ["METRICS", "Metric", "evaluate"]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 import pyro
 import torch
+from torch import Tensor
 
-from pyro_vae.capturable import Mode
+from pyro_vae.capturable import Mode, check_mode
+from pyro_vae.evaluation.bounds import bounds, elbo, nll
 from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.fields import Source, select
-from pyro_vae.evaluation.scores import Scorer
 from pyro_vae.evaluation.setting import evaluating, parameter_dtype
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
-METRICS = ("elbo", "nll")
+
+class Metric(Protocol):
+    r"""A function that estimates figures of a pair on data, by name.
+
+    It is called without gradients, with modules in evaluation mode, and seeded. The first
+    sentence of its documentation is what the command line says of it.
+    """
+
+    def __call__(
+        self,
+        pair: Pair,
+        fields: tuple[Tensor, ...],
+        place: torch.device,
+        *,
+        particles: int,
+        batch_size: int | None,
+        data_size: int,
+        seed: int,
+        capture: Mode,
+    ) -> dict[str, Estimate]:
+        r"""Estimates the figures.
+
+        Arguments:
+            pair: The model and the guide, on the device.
+            fields: What both are called with, with :math:`N` rows, wherever they are.
+            place: The device.
+            particles: The number of particles :math:`K`.
+            batch_size: The most data in a batch, if asked for.
+            data_size: How many data share the global latents.
+            seed: The seed, which the estimates note.
+            capture: Whether chunks run as a compiled graph.
+        """
+        ...
+
+
+METRICS: Mapping[str, Metric] = {
+    "elbo": elbo,
+    "nll": nll,
+}
+DEFAULT = ("elbo", "nll")
+
+# figures that densities of the data enter, and how often
+_DENSITIES = {"elbo": 1, "log_likelihood": 1, "nll": -1}
 
 
 def evaluate(
     model: Program,
     guide: Program,
     data: Source,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str | Metric] = DEFAULT,
     particles: int = 1000,
     *,
     inputs: Sequence[str] = ("x",),
@@ -66,7 +111,8 @@ def evaluate(
             data set: its test split is taken, drawn once from the seed if it is dynamically
             binarised, and densities are in the units before standardisation. What is floating
             is converted to the type of the parameters.
-        metrics: Some of ``"elbo"`` and ``"nll"``.
+        metrics: Some of the names above, or functions of your own that are called as
+            :class:`Metric` says.
         particles: The number of particles :math:`K`.
         inputs: The fields that both programs are called with, in order.
         batch_size: The most data in a batch, by default as many as memory allows.
@@ -101,15 +147,40 @@ def evaluate(
         True
     """
     check_counts(particles=particles, batch_size=batch_size, data_size=data_size)
-    if isinstance(metrics, str) or not metrics or set(metrics) - set(METRICS):
-        raise ValueError(f"expected metrics to be some of {METRICS}, got {metrics!r}")
+    check_mode(capture)
+    _check(metrics)
     fields, log_jacobian = select(data, inputs, seed, parameter_dtype(model, guide))
-    size = fields[0].shape[0]
+    found: dict[str, Estimate] = {}
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
-        scorer = Scorer(pair, metrics, particles, data_size or size, capture)
-        batch = scorer.prepare(fields, batch_size, place)
-        pyro.set_rng_seed(seed)  # whatever was drawn so far
-        for part in zip(*(field.split(batch) for field in fields), strict=True):
-            scorer.update(tuple(field.to(place) for field in part))
-    return scorer.estimates(log_jacobian, seed)
+        for metric in _passes(metrics):
+            pyro.set_rng_seed(seed)  # whatever other metrics drew
+            found |= metric(
+                pair,
+                fields,
+                place,
+                particles=particles,
+                batch_size=batch_size,
+                data_size=data_size or fields[0].shape[0],
+                seed=seed,
+                capture=capture,
+            )
+    for name in _DENSITIES.keys() & found.keys() if log_jacobian else ():
+        found[name] = found[name].shifted(_DENSITIES[name] * log_jacobian)
+    return found
+
+
+def _check(metrics: Sequence[str | Metric]) -> None:
+    names = () if isinstance(metrics, str) else metrics
+    if not names or any(not callable(name) and name not in METRICS for name in names):
+        raise ValueError(f"expected metrics to be some of {tuple(METRICS)}, got {metrics!r}")
+
+
+def _passes(metrics: Sequence[str | Metric]) -> Iterator[Metric]:
+    r"""The functions of the metrics; bound and evidence come of one pass over the data."""
+    both = [name for name in DEFAULT if name in metrics]
+    if len(both) > 1:
+        yield partial(bounds, both)
+    for metric in dict.fromkeys(metrics):
+        if len(both) < 2 or metric not in both:
+            yield METRICS[metric] if isinstance(metric, str) else metric

@@ -107,19 +107,13 @@ class Scorer:
             self._keep("ess", weights.ess, math.nan)
             self._keep("khat", weights.shape, math.nan)
 
-    def estimates(self, log_jacobian: float, seed: int) -> dict[str, Estimate]:
-        r"""The estimates over all data that came.
-
-        Arguments:
-            log_jacobian: What is added to one datum's log-density.
-            seed: The seed that is noted.
-        """
+    def estimates(self, seed: int) -> dict[str, Estimate]:
+        r"""The estimates over all data that came, with the seed noted."""
         nats = "nats" if self.layout.plate else "nats (all data)"
-        shifts = {"elbo": log_jacobian, "log_likelihood": log_jacobian, "nll": -log_jacobian}
         units = {"ess": "particles", "khat": "of the data"}
         found = {}
         for name, parts in self.per_datum.items():
-            scores = torch.cat(parts) + shifts.get(name, 0.0)
+            scores = torch.cat(parts)
             stderr = math.sqrt(self.variances[name]) / scores.shape[0]
             found[name] = Estimate.of(scores, stderr, units.get(name, nats), seed)
             if name == "khat":
