@@ -16,7 +16,7 @@ def parser() -> ArgumentParser:
     r"""The options of ``evaluate``."""
     text = "Estimate a run's bound, evidence and other figures on data."
     found = run_parser("evaluate", text, "particles")
-    text = "draws for each datum's evidence"
+    text = "draws for each datum; of ais and bdmc, temperatures"
     found.add_argument("--particles", type=PositiveInt, default=1000, help=text)
     add_metrics(found)
     add_capture(found, "chunks of data and particles")

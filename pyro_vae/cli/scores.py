@@ -26,8 +26,19 @@ from pyro_vae.runs import Run
 _LARGE = 2**28  # elements that independent features are fitted to at most
 
 # what figures are called, and those that only the file has
-_WORDS = {"elbo": "ELBO", "log_likelihood": "reconstruction"}
-_UNSEEN = {"kl", "ess", "khat"}
+_WORDS = {
+    "elbo": "ELBO",
+    "log_likelihood": "reconstruction",
+    "prior": "evidence, from the prior",
+    "ais": "evidence, annealed",
+    "bdmc.lower": "simulated data, at least",
+    "bdmc.upper": "simulated data, at most",
+    "bdmc.gap": "simulated data, gap",
+}
+_UNSEEN = {
+    *("kl", "ess", "khat", "nll.bias"),
+    *("prior.bias", "prior.ess", "prior.khat", "ais.bias", "ais.ess"),
+}
 
 
 @dataclass(frozen=True)

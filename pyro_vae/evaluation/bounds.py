@@ -2,7 +2,7 @@ r"""The bound and the importance-sampled evidence of a data set, batch after bat
 
 __all__ = ["bounds", "elbo", "nll"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.capturable import Mode
+from pyro_vae.draws import Draw
 from pyro_vae.evaluation.estimate import Estimate
-from pyro_vae.evaluation.scores import Scorer
+from pyro_vae.evaluation.scores import Scorer, log_weights
 from pyro_vae.pair import Pair
 
 
@@ -40,9 +41,10 @@ def bounds(
     data_size: int,
     seed: int,
     capture: Mode,
+    weigh: Callable[[Draw], Tensor] = log_weights,
 ) -> dict[str, Estimate]:
     r"""What :class:`Scorer` computes, of the same particles for all metrics."""
-    scorer = Scorer(pair, metrics, particles, data_size, capture)
+    scorer = Scorer(pair, metrics, particles, data_size, capture, weigh)
     batch = scorer.prepare(fields, batch_size, place)
     pyro.set_rng_seed(seed)  # whatever was drawn so far
     for part in zip(*(field.split(batch) for field in fields), strict=True):

@@ -14,6 +14,7 @@ from pyro_vae.capturable import Mode, check_mode
 from pyro_vae.evaluation.bounds import bounds, elbo, nll
 from pyro_vae.evaluation.counts import check_counts
 from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.evidence import ais, bdmc, prior
 from pyro_vae.evaluation.fields import Source, select
 from pyro_vae.evaluation.setting import evaluating, parameter_dtype
 from pyro_vae.pair import Pair
@@ -57,11 +58,17 @@ class Metric(Protocol):
 METRICS: Mapping[str, Metric] = {
     "elbo": elbo,
     "nll": nll,
+    "prior": prior,
+    "ais": ais,
+    "bdmc": bdmc,
 }
 DEFAULT = ("elbo", "nll")
 
 # figures that densities of the data enter, and how often
-_DENSITIES = {"elbo": 1, "log_likelihood": 1, "nll": -1}
+_DENSITIES = {
+    **{"elbo": 1, "log_likelihood": 1, "nll": -1, "prior": 1, "ais": 1},
+    **{"bdmc.lower": 1, "bdmc.upper": 1},
+}
 
 
 def evaluate(
@@ -91,7 +98,7 @@ def evaluate(
     particles, so that no error is left where the guide is the posterior.
 
     The metric ``"nll"`` gives ``nll``, which exceeds :math:`-\log p(x)` on average, the less the
-    more particles; ``bpd``, the same in bits per dimension, where all that is observed has a mass
+    more particles, estimated by ``nll.bias``; ``bpd``, the same in bits per dimension, where all that is observed has a mass
     function; the effective sample size ``ess`` of the weights; and ``khat``, the share of data
     at which the Pareto shape of the weights is above 0.7, where the evidence is not to be trusted
     (``per_datum`` holds the shapes themselves). Shapes take 21 particles: below, ``khat`` is NaN.
@@ -99,6 +106,13 @@ def evaluate(
     The Monte Carlo error of ``nll`` and ``bpd`` is the delta method's, from the spread of the
     weights that were drawn. Where ``khat`` is high, or not known for want of particles, those
     that matter may not have been drawn: then the error is too small, and not to be trusted.
+
+    Three metrics take nothing from the guide: ``"prior"``
+    (:func:`~pyro_vae.evaluation.evidence.prior`) samples :math:`z` from the model's own prior;
+    ``"ais"`` (:func:`~pyro_vae.evaluation.evidence.ais`) anneals 16 chains for each datum from
+    there to the posterior, with ``particles`` temperatures, and bounds :math:`\log p(x)` from
+    below on average; ``"bdmc"`` (:func:`~pyro_vae.evaluation.evidence.bdmc`) does so on simulated
+    data, with a bound from above.
 
     Modules run in evaluation mode, on chunks of data and particles of bounded memory, so that
     any number of particles will do. A factor of ``poutine.scale`` is part of ``elbo``. Without a
@@ -113,7 +127,7 @@ def evaluate(
             is converted to the type of the parameters.
         metrics: Some of the names above, or functions of your own that are called as
             :class:`Metric` says.
-        particles: The number of particles :math:`K`.
+        particles: The number of particles :math:`K`, or of temperatures.
         inputs: The fields that both programs are called with, in order.
         batch_size: The most data in a batch, by default as many as memory allows.
         data_plate: The name of the data plate; by default ``data``, else the only plate that
@@ -124,13 +138,15 @@ def evaluate(
         capture: Whether chunks run as one compiled graph: ``True``, or an error that says what
             stands in the way; ``False``; ``"auto"`` where there are so many that compiling pays,
             which takes seconds. The same is computed then, but for rounding, with other noise
-            for a seed: the compiler's. Chunks of another size, as the last, run eagerly.
+            for a seed: the compiler's. Chunks of another size, as the last, run eagerly, and
+            so does annealing.
 
     Raises:
         TypeError: If the data or the inputs are of another kind, or a number is no integer.
         ValueError: If an argument is out of range or a field is missing; if a log-density is not
-            finite; for ``"nll"``, if there are global latents, a guide that is a point estimate,
-            or a factor of ``poutine.scale``; if chunks cannot be captured and must be.
+            finite; for the evidence, if there are global latents, a guide that is a point
+            estimate, or a factor of ``poutine.scale``; for annealing, if there are discrete
+            latents that are not summed out; if chunks cannot be captured and must be.
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
@@ -142,7 +158,7 @@ def evaluate(
         >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
         >>> estimates = evaluate(model, guide, torch.eye(4), particles=100)
         >>> list(estimates)
-        ['elbo', 'log_likelihood', 'kl', 'kl.z', 'nll', 'bpd', 'ess', 'khat']
+        ['elbo', 'log_likelihood', 'kl', 'kl.z', 'nll', 'bpd', 'nll.bias', 'ess', 'khat']
         >>> estimates["elbo"] < -float(estimates["nll"])
         True
     """
