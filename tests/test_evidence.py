@@ -137,8 +137,8 @@ def test_temperatures() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_weights_have_the_evidence_as_their_mean(linear: Linear, count: int) -> None:
-    r"""3,000 chains, unlike the few of use, leave the logarithm a bias far below its error."""
-    metric = partial(ais, chains=3000)
+    r"""2,000 chains, unlike the few of use, leave the logarithm a bias far below its error."""
+    metric = partial(ais, chains=2000)
     found = evaluate(linear.model, nothing_for(linear), linear.x, (metric,), particles=count)
     evidence = marginal(linear).log_prob(linear.x)
     close(found["ais"], evidence)
@@ -152,22 +152,29 @@ def nothing_for(linear: Linear) -> Any:
     return linear.guide
 
 
-@pytest.mark.parametrize("count", [5, 10])
-def test_reverse_weights_have_the_inverse_evidence_as_their_mean(
-    linear: Linear, count: int
-) -> None:
-    r"""From 10,000 exact draws of the posterior; of few temperatures the variance is infinite."""
-    x = linear.b + torch.randn(3, F) / 2
-    betas, draws = temperatures(count), posterior(linear, x, 10_000)
+def noisy(x: Tensor) -> None:
+    r"""With so much noise that the inverse weights have a finite variance."""
+    with pyro.plate("data", x.shape[0], dim=-1):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.5), obs=x)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_reverse_weights_have_the_inverse_evidence_as_their_mean(count: int) -> None:
+    r"""From 10,000 exact draws of the posterior, within 4 standard errors."""
+    x, betas = torch.tensor([-1.0, 0.0, 0.5, 1.5]), temperatures(count)
+    variance = 1 / (1 + 1 / 1.5**2)
+    draws = dist.Normal(variance * x / 1.5**2, math.sqrt(variance)).sample(torch.Size([10_000]))
     with torch.no_grad():
-        joint = Joint(linear.model, (x,), 10_000)
-        steps = step_sizes(Joint(linear.model, (x,), 16), betas)
+        joint = Joint(noisy, (x,), 10_000)
+        steps = step_sizes(Joint(noisy, (x,), 16), betas)
         log_weights = anneal(joint, joint.pack({"z": draws}), betas, steps, reverse=True)
     weights = Weights(10_000)
     weights.update(-log_weights)
     error = (-2 * weights.bias).sqrt()
-    assert (error < 0.03).all()
-    assert ((weights.log_mean + marginal(linear).log_prob(x)).abs() < 4 * error).all()
+    assert (error < 0.02).all()
+    expected = dist.Normal(0.0, math.sqrt(1 + 1.5**2)).log_prob(x)
+    assert ((weights.log_mean + expected).abs() < 4 * error).all()
 
 
 def posterior(linear: Linear, x: Tensor, count: int) -> Tensor:
@@ -314,14 +321,14 @@ def test_both_sides(name: str, simulated: list[Tensor]) -> None:
         error = over.std() / math.sqrt(60)
         assert error < 0.1
         assert over.mean() < 4 * error
-        assert over.mean() > -0.25  # near
+        assert over.mean() > -0.5  # near
     gap = found["bdmc.upper"].per_datum - found["bdmc.lower"].per_datum
     torch.testing.assert_close(found["bdmc.gap"].per_datum, gap)
     assert math.isnan(found["bdmc.upper"].stderr)
 
 
 def test_more_temperatures_close_the_gap(linear: Linear) -> None:
-    x = linear.x[:1].expand(100, F)
+    x = linear.x[:1].expand(300, F)
     gaps = [
         evaluate(linear.model, linear.guide, x, ("bdmc",), particles=count)["bdmc.gap"]
         for count in (1, 4, 16)

@@ -98,9 +98,10 @@ def evaluate(
     particles, so that no error is left where the guide is the posterior.
 
     The metric ``"nll"`` gives ``nll``, which exceeds :math:`-\log p(x)` on average, the less the
-    more particles, estimated by ``nll.bias``; ``bpd``, the same in bits per dimension, where all that is observed has a mass
-    function; the effective sample size ``ess`` of the weights; and ``khat``, the share of data
-    at which the Pareto shape of the weights is above 0.7, where the evidence is not to be trusted
+    more particles; ``nll.bias``, by how much, as the spread of the weights tells; ``bpd``, the
+    same as ``nll`` in bits per dimension, where all that is observed has a mass function; the
+    effective sample size ``ess`` of the weights; and ``khat``, the share of data at which the
+    Pareto shape of the weights is above 0.7, where the evidence is not to be trusted
     (``per_datum`` holds the shapes themselves). Shapes take 21 particles: below, ``khat`` is NaN.
 
     The Monte Carlo error of ``nll`` and ``bpd`` is the delta method's, from the spread of the
