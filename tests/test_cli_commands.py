@@ -88,7 +88,9 @@ def test_metrics_and_their_figures_of_each_datum(
     found["estimates"].pop("independent_features")
     assert found["estimates"] == {name: e.to_dict() for name, e in expected.items()}
     with np.load(tmp_path / "new/each.npz") as arrays:
-        assert set(arrays) == {name for name, e in expected.items() if e.per_datum is not None}
+        each = {name for name, e in expected.items() if e.per_datum is not None}
+        assert set(arrays) == {"row", *each}
+        assert (arrays["row"] == np.arange(len(data.test["x"]))).all()
         np.testing.assert_array_equal(arrays["nll"], expected["nll"].per_datum)
 
     (tmp_path / "options.yaml").write_text("metrics: [elbo]\n")
@@ -96,6 +98,27 @@ def test_metrics_and_their_figures_of_each_datum(
     assert "nll" not in document(capsys, "evaluate", "run", *flags)["estimates"]
     both = document(capsys, "evaluate", "run", *flags, "--metrics", "nll", "elbo")["estimates"]
     assert list(both)[:2] == ["elbo", "log_likelihood"]
+
+
+def test_some_rows_are_evaluated(
+    loaded: Loaded, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run, data = loaded
+    words = ["evaluate", "run", "--count", "3", "--particles", "1", "--metrics", "ais", "bdmc"]
+    found = document(capsys, *words, "--seed", "4", "--per-datum", str(tmp_path / "each.npz"))
+    with np.load(tmp_path / "each.npz") as arrays:
+        row, evidence = torch.tensor(arrays["row"]), arrays["ais"]
+    x = data.test["x"][row]
+    assert found["rows"] == len(x) == len(row.unique()) == 3
+    assert not row.equal(torch.arange(3))
+    expected = pyro_vae.evaluate(run.model, run.guide, x, ("ais", "bdmc"), 1, seed=4)
+    np.testing.assert_array_equal(evidence, expected["ais"].per_datum)
+    assert found["estimates"] == {name: e.to_dict() for name, e in expected.items()}
+
+    assert main([*words]) == 0
+    out, _ = capsys.readouterr()
+    for text in ("evidence, annealed", "simulated data, at least", "simulated data, gap"):
+        assert text in out
 
 
 def test_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ def parser() -> ArgumentParser:
     found = run_parser("evaluate", text, "particles")
     text = "draws for each datum; of ais and bdmc, temperatures"
     found.add_argument("--particles", type=PositiveInt, default=1000, help=text)
+    text = "how many data, drawn by seed (by default all)"
+    found.add_argument("--count", type=PositiveInt | None, default=None, help=text)
     add_metrics(found)
     add_capture(found, "chunks of data and particles")
     return found
@@ -47,7 +49,7 @@ def run(flags: Sequence[str]) -> int:
         from pyro_vae.cli.scores import score
 
         options, split = opened.options, opened.options["split"]
-        names = ("metrics", "particles", "seed", "device", "capture")
+        names = ("metrics", "particles", "count", "seed", "device", "capture")
         setting = {name: options[name] for name in names}
         scores = score(opened.run, opened.data, split, inputs=opened.inputs, **setting)
         if opened.own_data:

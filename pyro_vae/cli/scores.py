@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from pyro_vae import report
 from pyro_vae.capturable import Mode
@@ -49,12 +50,14 @@ class Scores:
         estimates: The estimates by name, as :func:`pyro_vae.evaluate` returns them.
         baseline: The evidence under independent features, where it can be compared.
         setting: Which data, weights, particles and seed they were made with.
+        rows: The rows of the split that they are of, with shape :math:`(N)`.
         refused: Why there is no evidence, if there is none.
     """
 
     estimates: dict[str, Estimate]
     baseline: Estimate | None
     setting: dict[str, Any]
+    rows: Tensor
     refused: str = ""
 
     @property
@@ -82,9 +85,9 @@ class Scores:
         return not self.share <= 0.1
 
     def save(self, path: Path) -> None:
-        r"""Writes what is known of each datum, in the data's order, as arrays by figure."""
+        r"""Writes what is known of each datum, by figure, and which ``row`` it is."""
         known = {name: e.per_datum for name, e in self.estimates.items() if e.per_datum is not None}
-        write_arrays(path, known)
+        write_arrays(path, {"row": self.rows, **known})
 
     def table(self, title: str) -> Table:
         r"""The figures in rows."""
@@ -131,14 +134,22 @@ def score(
     *,
     metrics: Sequence[str] = DEFAULT,
     particles: int,
+    count: int | None = None,
     seed: int,
     device: str,
     inputs: Sequence[str],
     capture: Mode = "auto",
 ) -> Scores:
-    r"""Evaluates a run on a split of data."""
-    rows = replace(data, test=data.splits[split]) if split != "test" else data
+    r"""Evaluates a run on a split of data, or on a number of its rows."""
+    fields = data.splits[split]
+    size = len(fields["x"])
+    index = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    index = index[:count].sort().values
+    if len(index) < size:
+        fields = {name: field[index] for name, field in fields.items()}
+    rows = replace(data, test=fields) if fields is not data.test else data
     arguments: dict[str, Any] = {
+        "data_size": size,
         "particles": particles,
         "inputs": tuple(inputs),
         "data_plate": run.config.get("data_plate"),
@@ -165,7 +176,7 @@ def score(
         "particles": particles,
         "seed": seed,
     }
-    return Scores(estimates, _baseline(rows, estimates, seed), setting, refused)
+    return Scores(estimates, _baseline(rows, estimates, seed), setting, index, refused)
 
 
 def _baseline(data: Data, estimates: dict[str, Estimate], seed: int) -> Estimate | None:
