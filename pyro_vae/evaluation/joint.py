@@ -216,7 +216,7 @@ def _check_continuous(name: str, site: Site) -> None:
     if is_discrete(site["fn"]):
         raise ValueError(
             f"expected continuous latents, through which gradients pass, got the discrete site "
-            f"{name!r} ({type(site['fn']).__name__}): mark it infer={{'enumerate': 'parallel'}} in "
+            f'{name!r}: mark it infer={{"enumerate": "parallel"}} in '
             "the model, which sums it out, or ask for the metric 'nll'"
         )
 
