@@ -187,7 +187,7 @@ def test_transitions_keep_the_posterior(linear: Linear) -> None:
 
     Weights of these temperatures are the likelihood after four transitions.
     """
-    betas, steps = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0]), torch.full((4, 1), 0.2)
+    betas, steps = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0]), torch.full((4, 1), 0.7)
     x, count = linear.x[:1], 20_000
     start, other = (posterior(linear, x, count) for _ in range(2))
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_transitions_keep_the_posterior(linear: Linear) -> None:
         end = anneal(joint, joint.pack({"z": start}), betas, steps, reverse=True)
         expected = joint(joint.pack({"z": other}))[1]
         before = joint(joint.pack({"z": start}))[1]
-    assert (end != before).double().mean() > 0.9
+    assert 0.9 < (end != before).double().mean() < 1
     for power in (1, 2):
         a, b = end**power, expected**power
         assert abs(a.mean() - b.mean()) < 4 * math.sqrt((a.var() + b.var()) / count)
