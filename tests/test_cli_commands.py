@@ -16,8 +16,10 @@ import pyro_vae
 from pyro_vae.captured import Captured
 from pyro_vae.cli import main
 from pyro_vae.cli.pictures import Artist
+from pyro_vae.components import summary
 from pyro_vae.data import Data, load
 from pyro_vae.evaluation.estimate import digits
+from pyro_vae.evaluation.metrics import METRICS
 from pyro_vae.runs import Run
 
 Loaded = tuple[Run, Data]
@@ -73,6 +75,59 @@ def test_evaluate(
     written = json.loads(Path("run", name).read_text())
     assert written["estimates"].pop("independent_features") is not None
     assert written["estimates"] == figures
+
+
+def test_metrics_and_their_figures_of_each_datum(
+    loaded: Loaded, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run, data = loaded
+    words = ["evaluate", "run", "--particles", "9", "--per-datum", str(tmp_path / "new/each.npz")]
+    found = document(capsys, *words, "--metrics", "nll")
+    expected = pyro_vae.evaluate(run.model, run.guide, data, ("nll",), particles=9)
+    assert found["metrics"] == ["nll"]
+    found["estimates"].pop("independent_features")
+    assert found["estimates"] == {name: e.to_dict() for name, e in expected.items()}
+    with np.load(tmp_path / "new/each.npz") as arrays:
+        each = {name for name, e in expected.items() if e.per_datum is not None}
+        assert set(arrays) == {"row", *each}
+        assert (arrays["row"] == np.arange(len(data.test["x"]))).all()
+        np.testing.assert_array_equal(arrays["nll"], expected["nll"].per_datum)
+
+    (tmp_path / "options.yaml").write_text("metrics: [elbo]\n")
+    flags = ["--config", str(tmp_path / "options.yaml"), "--particles", "9"]
+    assert "nll" not in document(capsys, "evaluate", "run", *flags)["estimates"]
+    both = document(capsys, "evaluate", "run", *flags, "--metrics", "nll", "elbo")["estimates"]
+    assert list(both)[:2] == ["elbo", "log_likelihood"]
+
+
+def test_some_rows_are_evaluated(
+    loaded: Loaded, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run, data = loaded
+    words = ["evaluate", "run", "--count", "3", "--particles", "1", "--metrics", "ais", "bdmc"]
+    found = document(capsys, *words, "--seed", "4", "--per-datum", str(tmp_path / "each.npz"))
+    with np.load(tmp_path / "each.npz") as arrays:
+        row, evidence = torch.tensor(arrays["row"]), arrays["ais"]
+    x = data.test["x"][row]
+    assert found["rows"] == len(x) == len(row.unique()) == 3
+    assert not row.equal(torch.arange(3))
+    expected = pyro_vae.evaluate(run.model, run.guide, x, ("ais", "bdmc"), 1, seed=4)
+    np.testing.assert_array_equal(evidence, expected["ais"].per_datum)
+    assert found["estimates"] == {name: e.to_dict() for name, e in expected.items()}
+
+    assert main([*words]) == 0
+    out, _ = capsys.readouterr()
+    for text in ("evidence, annealed", "simulated data, at least", "simulated data, gap"):
+        assert text in out
+
+
+def test_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    text = "".join(capsys.readouterr().out.split())
+    for name, metric in METRICS.items():
+        line = f"{name}: {summary(metric).rstrip('.')}"
+        assert "".join(line.split()) in text, name
 
 
 def test_other_data_are_evaluated_and_not_noted(

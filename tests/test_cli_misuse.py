@@ -153,6 +153,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("sample runs/nowhere", "runs/nowhere"),
     "folder that is no run": ("sample other", "a run's folder, got other, .* no config.yaml"),
     "file that is no run": ("sample images.npz", "a run's folder, got images.npz"),
+    "metric": ("evaluate run --metrics elbow nll", "expected metrics to be some of"),
     "split": ("evaluate run --split tests", "--split: expected test, validation or train"),
     "weights": ("evaluate run --weights first", "--weights: expected best, last or null, got"),
     "flag": ("traverse run --step 3", "got --step; did you mean --steps?"),

@@ -17,7 +17,7 @@ from torch.distributions import kl_divergence
 from zoo import ZOO
 
 from pyro_vae.draws import Draw
-from pyro_vae.evaluation import chunks, evaluate
+from pyro_vae.evaluation import Estimate, chunks, evaluate
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.likelihoods import (
     Normal,
@@ -64,6 +64,21 @@ def test_bound_and_evidence_are_exact_at_the_posterior(ppca: Exact) -> None:
     assert found["khat"].value == 0
     assert (found["khat"].per_datum == -math.inf).all()
     assert "bpd" not in found
+
+
+def test_functions_are_metrics(ppca: Exact) -> None:
+    model, guide, x, _ = ppca
+
+    def first(pair: Any, fields: Any, place: Any, **setting: Any) -> dict[str, Estimate]:
+        assert not torch.is_grad_enabled()
+        assert set(setting) == {"particles", "batch_size", "data_size", "seed", "capture"}
+        return {"first": Estimate.of(fields[0][:, 0] + torch.rand(N), 0.0)}
+
+    both = evaluate(model, guide, x, ("nll", first, "elbo"), particles=25, seed=3)
+    alone = evaluate(model, guide, x, (first,), seed=3)
+    assert both["first"].per_datum.equal(alone["first"].per_datum)
+    expected = evaluate(model, guide, x, particles=25, seed=3)
+    assert all(both[name] == estimate for name, estimate in expected.items())
 
 
 def test_bound_is_split_by_site() -> None:

@@ -4,23 +4,42 @@ __all__ = ["Scores", "score"]
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from pyro_vae import report
 from pyro_vae.capturable import Mode
+from pyro_vae.cli.pictures import write_arrays
 from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Estimate, evaluate, independent_evidence
+from pyro_vae.evaluation.metrics import DEFAULT
 from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
 from pyro_vae.runs import Run
 
 _LARGE = 2**28  # elements that independent features are fitted to at most
+
+# what figures are called, and those that only the file has
+_WORDS = {
+    "elbo": "ELBO",
+    "log_likelihood": "reconstruction",
+    "prior": "evidence, from the prior",
+    "ais": "evidence, annealed",
+    "bdmc.lower": "simulated data, at least",
+    "bdmc.upper": "simulated data, at most",
+    "bdmc.gap": "simulated data, gap",
+}
+_UNSEEN = {
+    *("kl", "ess", "khat", "nll.bias"),
+    *("prior.bias", "prior.ess", "prior.khat", "ais.bias", "ais.ess"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +50,14 @@ class Scores:
         estimates: The estimates by name, as :func:`pyro_vae.evaluate` returns them.
         baseline: The evidence under independent features, where it can be compared.
         setting: Which data, weights, particles and seed they were made with.
+        rows: The rows of the split that they are of, with shape :math:`(N)`.
         refused: Why there is no evidence, if there is none.
     """
 
     estimates: dict[str, Estimate]
     baseline: Estimate | None
     setting: dict[str, Any]
+    rows: Tensor
     refused: str = ""
 
     @property
@@ -63,22 +84,29 @@ class Scores:
         r"""Whether the evidence is only known to be a lower bound."""
         return not self.share <= 0.1
 
+    def save(self, path: Path) -> None:
+        r"""Writes what is known of each datum, by figure, and which ``row`` it is."""
+        known = {name: e.per_datum for name, e in self.estimates.items() if e.per_datum is not None}
+        write_arrays(path, {"row": self.rows, **known})
+
     def table(self, title: str) -> Table:
         r"""The figures in rows."""
-        found = self.estimates
-        rows = {
-            "ELBO": found["elbo"],
-            "reconstruction": found["log_likelihood"],
-            **{f"KL of {k.removeprefix('kl.')}": e for k, e in found.items() if "kl." in k},
-        }
-        if "nll" in found:
-            name = "evidence, at least" if self.loose else "evidence"
-            rows[name] = self._known(-found["nll"])
-        if self.baseline is not None:
-            rows["independent features"] = self.baseline
-        if "bpd" in found:
-            rows["bits per dimension"] = self._known(found["bpd"])
+        rows = dict(row for name in self.estimates for row in self._rows(name))
         return report.table(rows, title, Console().width)
+
+    def _rows(self, name: str) -> Iterator[tuple[str, Estimate]]:
+        r"""What stands in the table for a figure: names and figures."""
+        estimate = self.estimates[name]
+        if name == "nll":
+            yield "evidence, at least" if self.loose else "evidence", self._known(-estimate)
+            if self.baseline is not None:
+                yield "independent features", self.baseline
+        elif name == "bpd":
+            yield "bits per dimension", self._known(estimate)
+        elif name.startswith("kl."):
+            yield f"KL of {name.removeprefix('kl.')}", estimate
+        elif name not in _UNSEEN:
+            yield _WORDS.get(name, name), estimate
 
     @property
     def remark(self) -> str:
@@ -104,15 +132,24 @@ def score(
     data: Data,
     split: Split,
     *,
+    metrics: Sequence[str] = DEFAULT,
     particles: int,
+    count: int | None = None,
     seed: int,
     device: str,
     inputs: Sequence[str],
     capture: Mode = "auto",
 ) -> Scores:
-    r"""Evaluates a run on a split of data."""
-    rows = replace(data, test=data.splits[split]) if split != "test" else data
+    r"""Evaluates a run on a split of data, or on a number of its rows."""
+    fields = data.splits[split]
+    size = len(fields["x"])
+    index = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    index = index[:count].sort().values
+    if len(index) < size:
+        fields = {name: field[index] for name, field in fields.items()}
+    rows = replace(data, test=fields) if fields is not data.test else data
     arguments: dict[str, Any] = {
+        "data_size": size,
         "particles": particles,
         "inputs": tuple(inputs),
         "data_plate": run.config.get("data_plate"),
@@ -122,22 +159,24 @@ def score(
     }
     refused = ""
     try:
-        estimates = evaluate(run.model, run.guide, rows, **arguments)
+        estimates = evaluate(run.model, run.guide, rows, metrics, **arguments)
     except ValueError as error:
-        if "metrics=" not in str(error):
+        others = tuple(name for name in metrics if name != "nll")
+        if "metrics=" not in str(error) or len(others) in (0, len(metrics)):
             raise
         refused = str(error).partition("; ")[0]
-        estimates = evaluate(run.model, run.guide, rows, ("elbo",), **arguments)
+        estimates = evaluate(run.model, run.guide, rows, others, **arguments)
     setting = {
         "run": None if run.path is None else str(run.path),
         "weights": run.weights,
         "data": data.name,
         "split": split,
         "rows": len(rows.test["x"]),
+        "metrics": list(metrics),
         "particles": particles,
         "seed": seed,
     }
-    return Scores(estimates, _baseline(rows, estimates, seed), setting, refused)
+    return Scores(estimates, _baseline(rows, estimates, seed), setting, index, refused)
 
 
 def _baseline(data: Data, estimates: dict[str, Estimate], seed: int) -> Estimate | None:

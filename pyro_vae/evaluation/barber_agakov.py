@@ -11,10 +11,11 @@ from torch import Tensor
 
 from pyro_vae.capturable import Mode
 from pyro_vae.draws import Draw
+from pyro_vae.dreams import Dreaming
 from pyro_vae.evaluation.encoded import check_densities, local_sites
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.generation import Cut
-from pyro_vae.evaluation.rows import Dreaming, Given, outputs
+from pyro_vae.evaluation.rows import Given, outputs
 from pyro_vae.layout import Layout, latent_sites
 from pyro_vae.objectives.divergence import kl_terms
 from pyro_vae.pair import Pair

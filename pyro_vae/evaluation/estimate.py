@@ -54,6 +54,16 @@ class Estimate:
         per_datum = per_datum.detach().cpu()
         return cls(*average(per_datum, stderr), per_datum, unit, seed)
 
+    def shifted(self, amount: float) -> "Estimate":
+        r"""The estimate of the same figure with an amount added to it.
+
+        Example:
+            >>> print(Estimate(-31.24, 0.02, 0.31).shifted(1.0))
+            -30.24 ± 0.02 (Monte Carlo) ± 0.31 (data) nats
+        """
+        per_datum = None if self.per_datum is None else self.per_datum + amount
+        return replace(self, value=self.value + amount, per_datum=per_datum)
+
     def to_dict(self) -> dict[str, float | str | int | None]:
         r"""Its figures as JSON has them: ``None`` is what is not finite; without ``per_datum``.
 

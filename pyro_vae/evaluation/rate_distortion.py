@@ -2,13 +2,12 @@ r"""What latents cost, and what data cost given them."""
 
 __all__ = ["rate_distortion"]
 
-import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.capturable import Mode
+from pyro_vae.evaluation.bounds import bounds
 from pyro_vae.evaluation.estimate import Estimate
-from pyro_vae.evaluation.scores import Scorer
 from pyro_vae.pair import Pair
 
 
@@ -56,10 +55,15 @@ def rate_distortion(
         >>> list(found)
         ['rate', 'distortion']
     """
-    scorer = Scorer(pair, ("elbo",), particles, data_size, capture)
-    batch = scorer.prepare(fields, batch_size, place)
-    pyro.set_rng_seed(seed)  # whatever was drawn so far
-    for part in zip(*(field.split(batch) for field in fields), strict=True):
-        scorer.update(tuple(field.to(place) for field in part))
-    found = scorer.estimates(0.0, seed)
+    found = bounds(
+        ("elbo",),
+        pair,
+        fields,
+        place,
+        particles=particles,
+        batch_size=batch_size,
+        data_size=data_size,
+        seed=seed,
+        capture=capture,
+    )
     return {"rate": found["kl"], "distortion": -found["log_likelihood"]}

@@ -1,10 +1,10 @@
 r"""What is computed for each datum, batch after batch."""
 
-__all__ = ["Scorer", "discrete_features"]
+__all__ = ["Scorer", "discrete_features", "log_weights"]
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -24,6 +24,11 @@ from pyro_vae.objectives.divergence import kl_terms
 from pyro_vae.pair import Pair
 
 
+def log_weights(draw: Draw) -> Tensor:
+    r"""The logarithms of the weights of a draw, with shape :math:`(K, N)`."""
+    return draw.log_weights
+
+
 class Scorer:
     r"""Scores each datum of a data set, of which the batches come one after another.
 
@@ -33,6 +38,7 @@ class Scorer:
         particles: The number of particles :math:`K`.
         data_size: How many data share the global latents.
         capture: Whether chunks run as a compiled graph.
+        weigh: The logarithms of the weights of which the evidence is the mean.
     """
 
     def __init__(
@@ -42,8 +48,9 @@ class Scorer:
         particles: int,
         data_size: int,
         capture: Mode = False,
+        weigh: Callable[[Draw], Tensor] = log_weights,
     ) -> None:
-        self.pair, self.metrics, self.capture = pair, metrics, capture
+        self.pair, self.metrics, self.capture, self.weigh = pair, metrics, capture, weigh
         self.particles, self.data_size = particles, data_size
         self.per_datum: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.variances: defaultdict[str, float] = defaultdict(float)  # of sums over data
@@ -65,7 +72,7 @@ class Scorer:
             draw = self.pair.draw(rows, {}, data_size=self.data_size)
             for trace in (draw.guide_trace, draw.model_trace):
                 check_rows(trace, self.layout.plate, rows[0].shape[0])
-            if not bool(draw.log_weights.isfinite().all()):
+            if not bool(self.weigh(draw).isfinite().all()):
                 raise self._nonfinite(draw)
         if "nll" in self.metrics:
             check_weights(draw, self.pair.guide, rows)
@@ -104,22 +111,17 @@ class Scorer:
             self._keep(name, term.mean, term.variance)
         if "nll" in self.metrics:
             self._keep("nll", -weights.log_mean, weights.variance)
+            self._keep("nll.bias", -weights.bias, math.nan)
             self._keep("ess", weights.ess, math.nan)
             self._keep("khat", weights.shape, math.nan)
 
-    def estimates(self, log_jacobian: float, seed: int) -> dict[str, Estimate]:
-        r"""The estimates over all data that came.
-
-        Arguments:
-            log_jacobian: What is added to one datum's log-density.
-            seed: The seed that is noted.
-        """
+    def estimates(self, seed: int) -> dict[str, Estimate]:
+        r"""The estimates over all data that came, with the seed noted."""
         nats = "nats" if self.layout.plate else "nats (all data)"
-        shifts = {"elbo": log_jacobian, "log_likelihood": log_jacobian, "nll": -log_jacobian}
         units = {"ess": "particles", "khat": "of the data"}
         found = {}
         for name, parts in self.per_datum.items():
-            scores = torch.cat(parts) + shifts.get(name, 0.0)
+            scores = torch.cat(parts)
             stderr = math.sqrt(self.variances[name]) / scores.shape[0]
             found[name] = Estimate.of(scores, stderr, units.get(name, nats), seed)
             if name == "khat":
@@ -147,7 +149,7 @@ class Scorer:
 
     def _score(self, count: int, *batch: Tensor) -> dict[str, Tensor]:
         draw = self._draw(count, batch)
-        return _terms(draw) if "elbo" in self.metrics else {"elbo": draw.log_weights}
+        return _terms(draw) if "elbo" in self.metrics else {"elbo": self.weigh(draw)}
 
     def _draw(self, count: int, batch: tuple[Tensor, ...]) -> Draw:
         # not the pair's own draw, which might inspect the programs: a graph could not
@@ -156,7 +158,7 @@ class Scorer:
 
     def _nonfinite(self, draw: Draw) -> ValueError:
         found = first_nonfinite(draw, self.pair.parameters) or "a sum of them that overflows"
-        if bool(draw.log_weights.isfinite().all()):
+        if bool(self.weigh(draw).isfinite().all()):
             found = "one that is not, in a graph, whose noise is its own: capture=False finds where"
         return ValueError(f"expected finite log-densities, got this: {found}")
 

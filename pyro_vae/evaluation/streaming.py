@@ -55,7 +55,8 @@ class Weights:
     .. math::
         \log \hat p = \log \frac{1}{K} \sum_{k=1}^K w_k \qquad
         \text{ess} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2} \qquad
-        \text{Var}[\log \hat p] \approx \frac{K / \text{ess} - 1}{K - 1}
+        \text{Var}[\log \hat p] \approx \frac{K / \text{ess} - 1}{K - 1} \qquad
+        \mathbb{E}[\log \hat p] - \log p \approx - \frac{1}{2} \text{Var}[\log \hat p]
 
     Arguments:
         particles: How many weights :math:`K` there will be: the largest few are kept.
@@ -89,10 +90,15 @@ class Weights:
     @property
     def variance(self) -> float:
         r"""The variance of the sum over data of :attr:`log_mean`; NaN for one particle."""
+        return -2 * float(self.bias.sum())
+
+    @property
+    def bias(self) -> Tensor:
+        r"""By how much :attr:`log_mean` is off on average, with shape :math:`(N)`; or NaN."""
         if self.particles == 1:
-            return math.nan
+            return torch.full_like(self.log_sum, math.nan)
         spread = (self.particles / self.ess - 1).clamp(min=0)
-        return float(spread.sum()) / (self.particles - 1)
+        return -spread / (self.particles - 1) / 2
 
     @property
     def shape(self) -> Tensor:

@@ -1,6 +1,6 @@
 r"""Whether the weights of a pair are importance weights of each datum's evidence."""
 
-__all__ = ["check_weights"]
+__all__ = ["check_local", "check_scales", "check_weights"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.distributions import Delta
 
 from pyro_vae.draws import Draw
-from pyro_vae.layout import Site, latent_sites, sample_sites
+from pyro_vae.layout import Layout, Site, latent_sites, sample_sites
 from pyro_vae.programs import Program
 
 
@@ -26,25 +26,35 @@ def check_weights(draw: Draw, guide: Program, args: tuple[Any, ...]) -> None:
         ValueError: If there are global latents, a scale, or a guide site that is a point
             estimate: names the site.
     """
-    if draw.layout.shared:
-        raise ValueError(
-            f"expected local latents only for the metric 'nll', got {sorted(draw.layout.shared)} "
-            f"outside the data plate {draw.layout.plate!r}: the evidence of data that share "
-            "latents is no sum over data; ask for metrics=('elbo',)"
-        )
-    for trace in (draw.guide_trace, draw.model_trace):
-        for name, site in sample_sites(trace).items():
-            if bool((torch.as_tensor(draw.scale(site)) != 1).any()):
-                raise ValueError(
-                    f"expected no poutine.scale for the metric 'nll', got {draw.scale(site)} at "
-                    f"site {name!r}: scaled densities are no densities; evaluate the programs "
-                    "without the scale, or ask for metrics=('elbo',)"
-                )
+    check_local(draw.layout)
+    check_scales(draw)
     if points := _point_estimates(latent_sites(draw.guide_trace), guide, args):
         raise ValueError(
             f"expected a guide that draws every latent for the metric 'nll', got point estimates "
             f"at {points}: a Delta has no density to weigh with; ask for metrics=('elbo',)"
         )
+
+
+def check_local(layout: Layout) -> None:
+    r"""Raises if there are latents that all data share: then no datum has evidence of its own."""
+    if layout.shared:
+        raise ValueError(
+            f"expected local latents only for the evidence of data, got {sorted(layout.shared)} "
+            f"outside the data plate {layout.plate!r}: the evidence of data that share "
+            "latents is no sum over data; ask for metrics=('elbo',)"
+        )
+
+
+def check_scales(draw: Draw) -> None:
+    r"""Raises where a ``poutine.scale`` makes densities none."""
+    for trace in (draw.guide_trace, draw.model_trace):
+        for name, site in sample_sites(trace).items():
+            if bool((torch.as_tensor(draw.scale(site)) != 1).any()):
+                raise ValueError(
+                    f"expected no poutine.scale for the evidence of data, got {draw.scale(site)} "
+                    f"at site {name!r}: scaled densities are no densities; evaluate the programs "
+                    "without the scale, or ask for metrics=('elbo',)"
+                )
 
 
 def _point_estimates(sites: Mapping[str, Site], guide: Program, args: tuple[Any, ...]) -> list[str]:
