@@ -1,8 +1,17 @@
 r"""Distributions that Pyro lacks or has with too little care, and divergences between them."""
 
-__all__ = ["Categorical", "ContinuousBernoulli", "Poisson", "has_kl", "kl_divergence"]
+__all__ = [
+    "Categorical",
+    "ContinuousBernoulli",
+    "PartlyObserved",
+    "Poisson",
+    "has_kl",
+    "kl_divergence",
+    "missing_values",
+]
 
 from pyro_vae.distributions.categorical import Categorical
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.divergence import has_kl, kl_divergence
+from pyro_vae.distributions.partly_observed import PartlyObserved, missing_values
 from pyro_vae.distributions.poisson import Poisson
