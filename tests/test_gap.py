@@ -34,8 +34,13 @@ def split(model: Any, guide: Any, x: Tensor, **setting: Any) -> dict[str, Estima
         return gap(Pair(model, guide), (x,), place, **sizes, **setting)
 
 
-def check(found: dict[str, Estimate], approximation: Tensor, amortisation: Tensor) -> None:
-    r"""Averages are within 4 errors (1 in 10,000 tests fails), data within 6 of each's share."""
+def check(
+    found: dict[str, Estimate], approximation: Tensor, amortisation: Tensor, left: float = 1e-6
+) -> None:
+    r"""Averages are within 4 errors (1 in 10,000 tests fails), data within 6 of each's share.
+
+    Beside errors there is what few steps of training have ``left`` to find.
+    """
     expected = dict(
         zip(PARTS, (approximation + amortisation, approximation, amortisation), strict=True)
     )
@@ -43,8 +48,8 @@ def check(found: dict[str, Estimate], approximation: Tensor, amortisation: Tenso
     for name, truth in expected.items():
         truth = truth.expand(len(found[name].per_datum))
         error = found[name].stderr
-        assert abs(float(found[name]) - truth.mean()) <= 4 * error + 1e-8, name
-        each = 6 * error * math.sqrt(len(truth)) + 1e-7
+        assert abs(float(found[name]) - truth.mean()) <= 4 * error + left, name
+        each = 6 * error * math.sqrt(len(truth)) + 10 * left
         assert ((found[name].per_datum - truth).abs() <= each).all(), name
 
 
@@ -53,6 +58,7 @@ class Exact:
 
     def __init__(self) -> None:
         self.W, self.b = torch.randn(F, D), torch.randn(F)
+        self.W[:, 1] += 0.5 * self.W[:, 0]
         self.precision = (self.W.T @ self.W + VAR * torch.eye(D)) / VAR
         self.A = torch.linalg.inv(self.precision) @ self.W.T / VAR
         self.model = VAE((F,), D, Normal(math.sqrt(VAR)), decoder=affine(self.W, self.b))
@@ -80,10 +86,10 @@ class Exact:
 def test_a_family_that_holds_the_posterior_has_no_approximation_gap() -> None:
     case = Exact()
     guide = case.guide(AmortizedMultivariateNormal, torch.tensor([0.1, -0.2, 0.05]))
-    found = split(case.model, guide, case.x)
+    found = split(case.model, guide, case.x, steps=300)
 
     check(found, torch.zeros(N), case.divergence(guide))
-    assert found["gap.approximation"].stderr < 1e-8  # the optimum is found to rounding
+    assert found["gap.approximation"].stderr < 1e-6  # the best is found, which has no variance
     assert found["gap.approximation"].unit == "nats"
     assert all(p.grad is None for p in (*case.model.parameters(), *guide.parameters()))
 
@@ -113,14 +119,14 @@ def test_batches_keep_the_order_of_data() -> None:
 
     truth, error = case.divergence(guide), found["gap"].stderr
     assert truth.std() > 6 * error  # so that another order would show
-    check(found, torch.zeros(N), truth)
+    check(found, torch.zeros(N), truth, left=5e-3)
 
 
 def test_errors_are_those_of_repetitions() -> None:
     r"""The spread of 40 repetitions has a relative error of 11 %: 5 of them, 1 in 2 million."""
     case = Exact()
     guide = case.guide(AmortizedNormal, torch.tensor([0.1, -0.2]))
-    setting = {"particles": 200, "steps": 60}
+    setting = {"particles": 200, "steps": 3}
     runs = [split(case.model, guide, case.x, **setting, seed=seed) for seed in range(40)]
 
     for name in PARTS:
@@ -275,7 +281,7 @@ def test_families_are_made_again_and_move(name: str) -> None:
 
     torch.testing.assert_close(log_density(offsets), fn.log_prob(value), rtol=1e-6, atol=1e-6)
     for key in expected:
-        moved = {**offsets["z"], key: offsets["z"][key] + 0.5}
+        moved = {**offsets["z"], key: offsets["z"][key] + torch.tensor([0.5, 0.2])}
         assert not torch.allclose(log_density({"z": moved}), fn.log_prob(value), atol=1e-3), key
 
 

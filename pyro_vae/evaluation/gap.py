@@ -26,6 +26,7 @@ from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
 _STEPS, _DRAWS, _RATE = 500, 8, 0.05
+_DECAYS = (0.9, 0.99)  # the first gradients, far from the best, are soon forgotten
 
 Batch = tuple[Tensor, ...]
 
@@ -181,7 +182,7 @@ class _Run:
     def _trained(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
         offsets = offsets_of(latent_sites(self._draw(self.pair.guide, 1, batch).guide_trace))
         leaves = [offset for site in offsets.values() for offset in site.values()]
-        optim = torch.optim.Adam(leaves, lr=_RATE)
+        optim = torch.optim.Adam(leaves, lr=_RATE, betas=_DECAYS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optim, self.steps)
         for _ in range(self.steps):
             for leaf, gradient in zip(leaves, self._gradient(offsets, *batch), strict=True):
