@@ -246,6 +246,17 @@ def test_imputed_draws(guide: str, chunk: int | None, monkeypatch: pytest.Monkey
         check_moments(found[:, n, case.hidden[n]], *case.conditional(n))
 
 
+def test_chunks_count_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    r"""The last chunk alone, of one particle, would have about nine times the variance."""
+    case = Case()
+    monkeypatch.setattr(imputation, "chunk_sizes", lambda *_: (N, 1))
+    found = impute(case.model, lambda x: case.guide(x, 0.0, 3.0), case.x, draws=300, particles=600)
+    mean, covariance = case.conditional(1)
+
+    spread = (found[:, 1] - mean).square().mean(0).sum() / covariance.trace()
+    assert 0.6 < spread < 1.6
+
+
 def test_one_particle_follows_the_guide() -> None:
     case = Case()
     z = poutine.trace(case.guide).get_trace(case.x).nodes["z"]["fn"]
