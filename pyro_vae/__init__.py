@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_vae.evaluation import decode as decode
     from pyro_vae.evaluation import encode as encode
     from pyro_vae.evaluation import evaluate as evaluate
+    from pyro_vae.evaluation import impute as impute
     from pyro_vae.evaluation import reconstruct as reconstruct
     from pyro_vae.evaluation import sample as sample
     from pyro_vae.evaluation import traverse as traverse
@@ -27,7 +28,7 @@ _HOMES = {
     "fit": "loop",
     "Run": "runs",
     **dict.fromkeys(
-        ("Estimate", "decode", "encode", "evaluate", "reconstruct", "sample", "traverse"),
+        ("Estimate", "decode", "encode", "evaluate", "impute", "reconstruct", "sample", "traverse"),
         "evaluation",
     ),
 }

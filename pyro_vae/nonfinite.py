@@ -8,6 +8,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.distributions import missing_values
 from pyro_vae.draws import Draw
 from pyro_vae.layout import sample_sites
 
@@ -33,7 +34,7 @@ def first_nonfinite(draw: Draw, parameters: Mapping[str, Tensor]) -> str | None:
 def _sites(program: str, trace: Trace) -> Iterator[str]:
     for name, site in sample_sites(trace).items():
         family = type(site["fn"]).__name__
-        if not site["value"].isfinite().all():
+        if not (site["value"].isfinite() | missing_values(site["fn"], site["value"])).all():
             yield f"the {program}'s site {name!r} ({family}) has the value {_bad(site['value'])}"
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         log_prob = scale_and_mask(log_prob, mask=site["mask"])

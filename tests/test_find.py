@@ -62,7 +62,13 @@ def test_a_name_is_found(name: str) -> None:
 
 
 def test_choices_are_parts_only() -> None:
-    assert set(choices("network")) == {"conv_decoder", "conv_encoder", "mlp"}
+    assert set(choices("network")) == {
+        "Filled",
+        "conv_decoder",
+        "conv_encoder",
+        "masked_mlp",
+        "mlp",
+    }
     assert {"Likelihood", "fitting", "check_support"}.isdisjoint(choices("likelihood"))
     assert {"Bound", "Objective", "kl_terms"}.isdisjoint(choices("objective"))
     assert {"Optimizer", "swa_utils"}.isdisjoint(choices("optimizer"))

@@ -17,9 +17,16 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 from pyro_vae.guides import AmortizedMultivariateNormal, AmortizedNormal
-from pyro_vae.likelihoods import Binomial, Categorical, NormalLearnedScale, NormalPredictedScale
+from pyro_vae.likelihoods import (
+    Binomial,
+    Categorical,
+    Masked,
+    Normal,
+    NormalLearnedScale,
+    NormalPredictedScale,
+)
 from pyro_vae.models import VAE
-from pyro_vae.nn import conv_decoder, conv_encoder, mlp, positive
+from pyro_vae.nn import conv_decoder, conv_encoder, masked_mlp, mlp, positive
 
 Pair = tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]
 
@@ -65,6 +72,11 @@ def counts() -> Pair:
 def levels() -> Pair:
     x = torch.randint(4, (N, 1, 2, 3)).to(torch.get_default_dtype())
     return VAE((1, 2, 3), D, Categorical(4)), AmortizedNormal((1, 2, 3), {"z": D}), (x,)
+
+
+def missing_features() -> Pair:
+    x = torch.randn(N, F).where(torch.rand(N, F) < 0.7, torch.nan)
+    return VAE((F,), D, Masked(Normal())), AmortizedNormal((F,), {"z": D}, masked_mlp), (x,)
 
 
 def convolutional() -> Pair:
@@ -392,6 +404,7 @@ ZOO: dict[str, Callable[[], Pair]] = {
         predicted_scale,
         counts,
         levels,
+        missing_features,
         convolutional,
         plain_functions,
         bottom_up,

@@ -15,7 +15,7 @@ from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.graph import parts
 from pyro_vae.checks.trial import Trial, explain
 from pyro_vae.checks.words import bad, value_range
-from pyro_vae.distributions import innermost
+from pyro_vae.distributions import innermost, missing_values
 from pyro_vae.layout import Site, sample_sites
 
 
@@ -66,7 +66,7 @@ def outside(trial: Trial, name: str, value: Tensor) -> Finding | None:
 def check_densities(trial: Trial) -> Iterator[Finding]:
     r"""Finds sites whose value or log-density is not finite, in their order."""
     for name, site in sample_sites(trial.trace).items():
-        if not site["value"].isfinite().all():
+        if not (site["value"].isfinite() | missing_values(site["fn"], site["value"])).all():
             yield trial.finding(name, f"expected a finite value, got {bad(site['value'])}", _MEND)
             continue
         try:

@@ -3,16 +3,19 @@ r"""Distributions that Pyro lacks or has with too little care, and divergences b
 __all__ = [
     "Categorical",
     "ContinuousBernoulli",
+    "PartlyObserved",
     "Poisson",
     "factors",
     "has_kl",
     "innermost",
     "is_point",
     "kl_divergence",
+    "missing_values",
 ]
 
 from pyro_vae.distributions.categorical import Categorical
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.divergence import has_kl, kl_divergence
 from pyro_vae.distributions.innermost import factors, innermost, is_point
+from pyro_vae.distributions.partly_observed import PartlyObserved, missing_values
 from pyro_vae.distributions.poisson import Poisson

@@ -17,6 +17,7 @@ from pyro_vae.evaluation.bounds import bounds, elbo, nll
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence import ais, bdmc, prior
 from pyro_vae.evaluation.fields import Source, select
+from pyro_vae.evaluation.gap import gap
 from pyro_vae.evaluation.information import mutual_information
 from pyro_vae.evaluation.rate_distortion import rate_distortion
 from pyro_vae.evaluation.setting import evaluating, parameter_dtype
@@ -72,6 +73,7 @@ METRICS: Mapping[str, Metric] = {
     "mutual_information": mutual_information,
     "barber_agakov": barber_agakov,
     "smoothness": smoothness,
+    "gap": gap,
 }
 DEFAULT = ("elbo", "nll")
 

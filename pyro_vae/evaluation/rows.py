@@ -143,8 +143,10 @@ def outputs(trace: Trace) -> dict[str, Site]:
         for name, site in sites.items()
         if site["is_observed"] or site["infer"].get("was_observed")
     }
+    if observed:
+        return observed
     returned = {id(leaf) for leaf in tree_leaves(trace.nodes["_RETURN"]["value"])}
-    return observed or {n: s for n, s in sites.items() if id(s["value"]) in returned}
+    return {n: s for n, s in sites.items() if id(s["value"]) in returned}
 
 
 def _whole(name: str, sites: Mapping[str, Site]) -> str:

@@ -6,6 +6,7 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "Likelihood",
+    "Masked",
     "Normal",
     "NormalLearnedScale",
     "NormalPredictedScale",
@@ -22,5 +23,6 @@ from pyro_vae.likelihoods.continuous import (
     NormalPredictedScale,
 )
 from pyro_vae.likelihoods.discrete import Bernoulli, Binomial, Categorical, Poisson
+from pyro_vae.likelihoods.masked import Masked
 from pyro_vae.likelihoods.protocol import Likelihood
 from pyro_vae.likelihoods.support import check_support, fitting, support_message

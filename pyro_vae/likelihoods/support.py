@@ -8,6 +8,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.distributions import PartlyObserved
+from pyro_vae.distributions.partly_observed import or_missing
 from pyro_vae.likelihoods.continuous import ContinuousBernoulli, Normal
 from pyro_vae.likelihoods.discrete import Bernoulli, Binomial, Categorical, Poisson
 from pyro_vae.likelihoods.protocol import Likelihood
@@ -62,7 +64,8 @@ def support_message(fn: Distribution | Likelihood, x: Tensor, name: str = "x") -
     advice = (
         f"likelihoods that fit: {', '.join(names)}"
         if names
-        else "no likelihood fits values that are not finite: remove, impute or mask them"
+        else "no likelihood fits values that are not finite: remove, impute or mask them (Masked "
+        "is a likelihood of data whose missing features are NaN)"
     )
     return f"{name}: expected {_words(support)} ({family}), got {_range(x)}; {advice}"
 
@@ -99,7 +102,8 @@ def _support(fn: Distribution | Likelihood, x: Tensor) -> tuple[Constraint | Non
         return fn(outputs, Size()).support, repr(fn)
 
     family = fn
-    while isinstance(family, Independent | MaskedDistribution | ExpandedDistribution):
+    wrappers = Independent | MaskedDistribution | ExpandedDistribution | PartlyObserved
+    while isinstance(family, wrappers):
         family = family.base_dist
     try:
         return fn.support, type(family).__name__
@@ -108,8 +112,9 @@ def _support(fn: Distribution | Likelihood, x: Tensor) -> tuple[Constraint | Non
 
 
 def _holds(support: Constraint, x: Tensor) -> bool:
-    # torch's constraint for the real numbers admits infinities, whose density is zero.
-    return bool(support.check(x).all() & x.isfinite().all())
+    # torch's constraint for the real numbers admits infinities, whose density is zero; NaN it
+    # does not, nor does any that says not that values may be missing
+    return bool(support.check(x).all() & ~x.isinf().any())
 
 
 def _range(x: Tensor) -> str:
@@ -133,6 +138,8 @@ def _words(support: Constraint | None) -> str:
         return "values of positive density"
     if isinstance(support, constraints.independent):
         return _words(support.base_constraint)
+    if isinstance(support, or_missing):
+        return f"{_words(support.base_constraint)}, or NaN where they are missing"
 
     name = type(support).__name__.strip("_")
     kind = "integers" if "Integer" in name else "real numbers"

@@ -2,6 +2,7 @@ r"""Networks, and what every network's input and output need."""
 
 __all__ = [
     "FACTS",
+    "Filled",
     "Network",
     "check_event_shape",
     "check_sites",
@@ -10,12 +11,14 @@ __all__ = [
     "conv_encoder",
     "flatten_event",
     "make_network",
+    "masked_mlp",
     "mlp",
     "plate_size",
     "positive",
 ]
 
 from pyro_vae.nn.convolution import conv_decoder, conv_encoder
+from pyro_vae.nn.filled import Filled, masked_mlp
 from pyro_vae.nn.network import FACTS, Network, make_network
 from pyro_vae.nn.perceptron import mlp
 from pyro_vae.nn.positive import positive
