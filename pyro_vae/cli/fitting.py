@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
 # what fit takes as it is
 TAKEN = (
     *("inputs", "schedule_interval", "clip_norm", "epochs", "batch_size", "device", "seed"),
-    *("validation", "patience", "workers", "capture", "resume", "checkpoint_every"),
-    *("data_plate",),
+    *("validation", "patience", "encoder_steps", "workers", "capture", "resume"),
+    *("checkpoint_every", "data_plate"),
 )
 
 
@@ -64,6 +64,12 @@ def add_training(found: ArgumentParser, hidden: Sequence[str] = ()) -> None:
         ("--data-plate", str | None, None, "name of the data plate, where it is not found"),
         ("--validation", bool, True, "whether the bound on validation data is computed"),
         ("--patience", PositiveInt | None, None, "epochs without a better one, then it ends"),
+        (
+            "--encoder-steps",
+            PositiveInt | Literal["aggressive"],
+            1,
+            "steps of the guide for each of the model (aggressive: as many as help)",
+        ),
         ("--clip-norm", PositiveFloat | None, None, "greatest norm of the gradient"),
         (
             "--schedule-interval",
