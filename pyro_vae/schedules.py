@@ -60,7 +60,9 @@ class Constant(Schedule):
     def __init__(self, number: float | Tensor) -> None:
         super().__init__()
         self.register_buffer("time", None)  # nothing that a checkpoint would have to keep
-        tensor = number if isinstance(number, Tensor) else torch.tensor(float(number))
+        # of two widths, so that the number is the one that was given
+        plain = torch.tensor(float(number), dtype=torch.float64)
+        tensor = number if isinstance(number, Tensor) else plain
         self.register_buffer("number", tensor, persistent=False)
 
     def at(self, time: Tensor) -> Tensor:

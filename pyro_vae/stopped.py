@@ -11,7 +11,6 @@ from torch.distributions import Distribution, Transform
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-
 _REQUIRES_GRAD = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 

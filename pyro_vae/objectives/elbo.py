@@ -31,9 +31,13 @@ class ELBO(nn.Module):
     :math:`\lambda` nothing presses it further down.
 
     Gradients are pathwise: every site of the guide must be reparametrised. With
-    :math:`\beta = 1` value and gradient are unbiased for the bound of the literature; with
-    another :math:`\beta` it is the objective of the beta-VAE, which bounds the evidence from
-    below if :math:`\beta \geq 1`. With free bits it lies below that, up to the noise of the mean.
+    :math:`\beta = 1` it is the bound of the literature; with another :math:`\beta` the objective
+    of the beta-VAE, which bounds the evidence from below if :math:`\beta \geq 1`. With free bits
+    it lies below that, up to the noise of the mean.
+
+    Bias:
+        Unbiased in value and gradient, but for ``"stl"`` where :math:`\beta \neq 1`, and for
+        free bits, which depend on the batch.
 
     Arguments:
         kl: ``"auto"`` takes the closed form of :math:`\text{KL}(q \| p)` at each site where it
