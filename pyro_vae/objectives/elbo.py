@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.counts import check_counts
 from pyro_vae.draws import Draw
 from pyro_vae.objectives.bound import Bound
-from pyro_vae.objectives.divergence import KL, kl_dimensions, kl_terms
+from pyro_vae.objectives.divergence import KL, check_kl, kl_dimensions, kl_terms
 from pyro_vae.objectives.pathwise import check_pathwise, check_stopped
 from pyro_vae.schedules import Schedule, as_schedule
 
@@ -93,9 +93,9 @@ class ELBO(nn.Module):
         gradient: Gradient = "pathwise",
     ) -> None:
         super().__init__()
-        for name, value, kinds in (("kl", kl, KL), ("groups", groups, Groups)):
-            if value not in get_args(kinds):
-                raise ValueError(f"expected {name} to be one of {get_args(kinds)}, got {value!r}")
+        check_kl(kl)
+        if groups not in get_args(Groups):
+            raise ValueError(f"expected groups to be one of {get_args(Groups)}, got {groups!r}")
         if gradient not in get_args(Gradient):
             raise ValueError(
                 f"expected gradient to be one of {get_args(Gradient)}, got {gradient!r}"
