@@ -162,7 +162,9 @@ def mmd_of_normals(kernel: str, loc: float, scale: float, features: int, h: floa
     def mean(shift: float, variance: float) -> float:
         if kernel == "rbf":
             half = width(features, h) / 2
-            one = math.sqrt(half / (half + variance)) * math.exp(-(shift**2) / 2 / (half + variance))
+            one = math.sqrt(half / (half + variance)) * math.exp(
+                -(shift**2) / 2 / (half + variance)
+            )
             return one**features
         assert features == 1
         grid = torch.linspace(-40, 40, 80_001)
@@ -264,13 +266,13 @@ def test_masked_latents_are_refused() -> None:
     pair, x = case()
     masked = poutine.mask(pair.guide, mask=torch.tensor(True))
     draw = Pair(pair.model, masked).draw((x,), {})
-    with pytest.raises(ValueError, match="neither mask nor .*at 'z'"):
+    with pytest.raises(ValueError, match=r"neither mask nor .*at 'z'"):
         BetaTC()(draw)
 
 
 def test_a_single_datum_has_no_discrepancy() -> None:
     pair, x = case()
-    with pytest.raises(ValueError, match="at least 2 data, .*got 1"):
+    with pytest.raises(ValueError, match=r"at least 2 data, .*got 1"):
         InfoVAE()(pair.draw((x[:1],), {}))
 
 

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from zoo import ZOO
 
@@ -99,7 +99,7 @@ def stepped(objective: GECO, count: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("delta", [-5.0, 50.0])
 def test_the_multiplier_follows_the_constraint(delta: float) -> None:
-    objective = GECO(delta, multiplier=2.0, rate=0.003, decay=0.75)
+    objective = GECO(delta, initial=2.0, rate=0.003, decay=0.75)
     rows = stepped(objective, 5)
     violations = [-row["log_likelihood"] - delta for row in rows]
     multiplier, average = 2.0, 0.0
@@ -115,7 +115,7 @@ def test_the_multiplier_follows_the_constraint(delta: float) -> None:
 
 def test_the_multiplier_keeps_within_limits() -> None:
     for delta, limit in ((-1e3, 3.0), (1e3, 0.5)):
-        objective = GECO(delta, multiplier=1.0, rate=1.0, limits=(0.5, 3.0))
+        objective = GECO(delta, initial=1.0, rate=1.0, limits=(0.5, 3.0))
         stepped(objective, 3)
         assert objective.multiplier.item() == limit
 
@@ -125,7 +125,7 @@ def test_gradients_are_those_of_the_lagrangian() -> None:
     pair, x = Pair(Source(), Channel()), source()
     draw = pair.draw((x,), {}, 2)
     parameters = list(pair.parameters.values())
-    ours = GECO(delta=1.0, multiplier=3.0, particles=2)(draw)
+    ours = GECO(delta=1.0, initial=3.0, particles=2)(draw)
     other = ELBO(particles=2, beta=1 / 3)(draw)
     found = torch.autograd.grad(ours.guide, parameters, retain_graph=True)
     expected = torch.autograd.grad(3 * other.guide, parameters)
@@ -142,8 +142,11 @@ def test_capacity_by_hand(capacity: float) -> None:
 
 
 ERRORS: dict[str, tuple[Any, str]] = {
-    "multiplier": (lambda: GECO(1.0, multiplier=0.0), "multiplier within limits .*, got 0.0"),
-    "limits": (lambda: GECO(1.0, limits=(0.0, 1.0)), r"positive, got 1.0 and limits=\(0.0, 1.0\)"),
+    "multiplier": (lambda: GECO(1.0, initial=0.0), "multiplier within limits .*, got initial=0.0"),
+    "limits": (
+        lambda: GECO(1.0, limits=(0.0, 1.0)),
+        r"positive, got initial=1.0 and limits=\(0.0, 1.0\)",
+    ),
     "order": (lambda: GECO(1.0, limits=(2.0, 1.0)), "multiplier within limits"),
     "rate": (lambda: GECO(1.0, rate=0), "positive rate, got 0"),
     "decay": (lambda: GECO(1.0, decay=1.0), "decay of at least 0 and less than 1, got 1.0"),

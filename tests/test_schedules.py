@@ -16,7 +16,7 @@ from pyro_vae.components import build, describe, dump_config, read_config
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.loop import Event
 from pyro_vae.models import VAE
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, GECO, BetaTC, Capacity, InfoVAE
 from pyro_vae.runs.checkpoint import Checkpoint
 from pyro_vae.schedules import Constant, Cosine, Cyclical, Linear, Schedule, as_schedule
 
@@ -143,6 +143,43 @@ def test_flags(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     if isinstance(expected, Mapping):
         found["init_args"] = {"start": 0.0, **found["init_args"]}
     assert found == expected
+
+
+OWN = """
+from torch import nn
+from collections.abc import Callable, Sequence
+
+class Own(nn.Module):
+    def __init__(
+        self,
+        network: Callable[[int, int], nn.Module] | None = None,
+        event_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.event_shape = network, event_shape
+        self.baseline = network(event_shape[0], 1)
+"""
+
+
+def test_an_objective_may_have_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    flags = "--objective own.py:Own --objective.network mlp --objective.network.hidden [3]"
+    known: Any = {"event_shape": [F]}
+    made = build(parse(flags)["objective"], "objective", allow=["own.py"], known=known)
+    assert [layer.in_features for layer in made.baseline[::2]] == [F, 3]
+    again = build(describe(made), "objective", allow=["own.py"])
+    assert repr(again.baseline) == repr(made.baseline)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [GECO(Linear(1, 2), limits=(0.1, 5.0)), Capacity(), BetaTC(beta=Cosine(1, 6)), InfoVAE()],
+)
+def test_objectives_are_described_whole(objective: Any) -> None:
+    description = describe(objective)
+    assert description["class_path"].startswith("pyro_vae.objectives.")
+    assert describe(build(description, "objective")) == description
 
 
 REFUSED = {

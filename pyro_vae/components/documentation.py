@@ -74,7 +74,16 @@ def _formula(text: str) -> str:
 
 def _symbol(found: re.Match[str]) -> str:
     name = found[1]
-    known = {"to": "→", "mapsto": "→", "geq": "≥", "leq": "≤", "in": "∈", "sum": "∑", ",": " "}
+    known = {
+        "to": "→",
+        "mapsto": "→",
+        "geq": "≥",
+        "leq": "≤",
+        "neq": "≠",
+        "in": "∈",
+        "sum": "∑",
+        ",": " ",
+    }
     if name in known:
         return known[name]
     try:

@@ -45,7 +45,7 @@ class GECO(nn.Module):
     Arguments:
         delta: The greatest negative log-likelihood :math:`\delta` of a datum, in nats, or its
             schedule. Of densities it may be negative.
-        multiplier: The first :math:`\lambda > 0`.
+        initial: The first :math:`\lambda > 0`.
         rate: How fast the multiplier follows, :math:`\eta > 0`, for a nat and a step.
         decay: The decay of the moving average, in :math:`[0, 1)`.
         limits: The least and the greatest multiplier.
@@ -79,7 +79,7 @@ class GECO(nn.Module):
     def __init__(
         self,
         delta: float | Tensor | Schedule,
-        multiplier: float = 1.0,
+        initial: float = 1.0,
         rate: float = 1e-3,
         decay: float = 0.99,
         limits: tuple[float, float] = (1e-4, 1e4),
@@ -90,17 +90,17 @@ class GECO(nn.Module):
         check_kl(kl)
         check_counts(particles=particles)
         least, most = limits
-        if not 0 < least <= multiplier <= most < math.inf:
+        if not 0 < least <= initial <= most < math.inf:
             raise ValueError(
-                f"expected a multiplier within limits that are positive, got {multiplier} and "
+                f"expected a multiplier within limits that are positive, got initial={initial} and "
                 f"limits={tuple(limits)}"
             )
         if not 0 < rate < math.inf:
             raise ValueError(f"expected a positive rate, got {rate}")
 
         self.delta = as_schedule(delta, "delta")
-        self.register_buffer("multiplier", torch.tensor(float(multiplier), dtype=torch.float64))
-        self.rate, self.decay, self.limits = rate, decay, tuple(limits)
+        self.register_buffer("multiplier", torch.tensor(float(initial), dtype=torch.float64))
+        self.initial, self.rate, self.decay, self.limits = initial, rate, decay, (least, most)
         self.violation = Average(decay)
         self.kl: KL = kl
         self.particles = particles
