@@ -43,8 +43,8 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel = "rbf", bandwidth: float =
 
     Example:
         >>> import torch
-        >>> squared_mmd(torch.zeros(3, 2), torch.ones(3, 2)).item()
-        0.786938...
+        >>> squared_mmd(torch.zeros(3, 2), torch.ones(3, 2))
+        tensor(0.7869)
     """
     size = x.shape[-2]
     width = 2 * x.shape[-1] * bandwidth**2
