@@ -105,12 +105,13 @@ def _fit(options: dict[str, Any]) -> None:
     from pyro_vae.components import build
     from pyro_vae.loop import fit
 
+    data = build_data(options)
+    known = {"event_shape": list(data.event_shape)}
     parts = {
-        kind: build(options[kind], kind, **allowed(options))
+        kind: build(options[kind], kind, known=known, **allowed(options))
         for kind in ("objective", "optimizer", "schedule")
         if options[kind] is not None
     }
-    data = build_data(options)
     pyro.set_rng_seed(options["seed"])
     model, guide = build_programs(options, data)
     folder = Path(options["out"]) if options["out"] else _new_folder(options, data)
