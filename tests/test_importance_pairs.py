@@ -62,8 +62,8 @@ def test_every_pair_trains_or_is_refused(row: str, name: str) -> None:
 def test_metrics_show_the_elbo_of_the_draw(name: str) -> None:
     r"""On the same noise, in whatever way the objective differentiates it."""
     found = []
-    objective = FAMILY[name]()
-    for objective in (objective, ELBO(particles=objective.particles)):
+    ours = FAMILY[name]()
+    for objective in (ours, ELBO(particles=ours.particles)):
         pyro.set_rng_seed(0)
         model, guide, batch = ZOO["vae"]()
         svi = SVI(model, guide, torch.optim.Adam, objective)
