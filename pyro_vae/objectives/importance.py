@@ -85,7 +85,7 @@ class IWAE:
         log_w = log_weights(draw, stopped)
         value = shared_out(draw, log_mean(log_w))
         if self.gradient != "dreg":
-            return Bound(value, model=value.mean(), guide=value.mean())
+            return Bound.of(value)
         w = log_w.softmax(0).detach()
         return Bound(
             value,
