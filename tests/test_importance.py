@@ -132,6 +132,19 @@ def test_a_particle_of_weight_zero_leaves_the_others(linear: Linear) -> None:
     torch.testing.assert_close(gradient, log_w.softmax(0))
 
 
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 3.0])
+def test_weights_may_lie_thousands_of_nats_apart(linear: Linear, alpha: float) -> None:
+    r"""As those of images do: none of their powers is a number of the machine's."""
+    draw = draw_of(linear, 3)
+    log_w = 5000 * torch.randn(3, N) - 10_000
+    draw.__dict__["log_weights"] = leaf = log_w.clone().requires_grad_()
+    bound = Renyi(torch.tensor(alpha), 3)(draw).value
+    (gradient,) = torch.autograd.grad(bound.sum(), leaf)
+
+    np.testing.assert_allclose(bound.detach(), renyi(alpha)(log_w.numpy()), rtol=1e-12)
+    torch.testing.assert_close(gradient, ((1 - alpha) * log_w).softmax(0))
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
 def test_bounds_are_pyros_on_the_same_noise(linear: Linear, alpha: float) -> None:
     r"""Of one datum: Pyro's sums a batch before it takes the logarithm."""

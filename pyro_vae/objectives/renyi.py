@@ -73,9 +73,6 @@ def _power_mean(log_w: Tensor, power: Tensor) -> Tensor:
     exponent = power * (log_w - mean)
     # around zero a logarithm near that of one, divided by next to nothing, would be rounding only
     near = exponent.abs().amax(0) < 1
-    zero = torch.zeros_like(exponent)
-    small = torch.where(near, exponent, zero).expm1().mean(0).log1p()
+    small = torch.where(near, exponent, torch.zeros_like(exponent)).expm1().mean(0).log1p()
     divisor = torch.where(power == 0, 1.0, power)
-    return torch.where(
-        near, mean + small / divisor, log_mean(torch.where(near, zero, power * log_w)) / divisor
-    )
+    return torch.where(near, mean + small / divisor, log_mean(power * log_w) / divisor)
