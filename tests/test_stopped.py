@@ -185,6 +185,7 @@ def test_of_transforms_that_are_modules_only_the_path_is_left(flows: list[str]) 
     copy = Flow(*(FLOWS[name]() for name in flows))
     copy.load_state_dict(guide.state_dict())
     draw = draw_of(guide)
+    assert not draw.layout.chained  # one pass will do
     leaves = list(guide.parameters())
     expected = path_gradient(copy.made(), draw.values["z"], leaves)
     found = torch.autograd.grad(draw.stopped_log_guide["z"].sum(), leaves)
