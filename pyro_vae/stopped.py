@@ -4,6 +4,7 @@ __all__ = ["Detached", "Stop", "stopped_log_prob"]
 
 from copy import copy
 from typing import Any
+from weakref import ref
 
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def stopped_log_prob(fn: Any, value: Tensor) -> Tensor:
             is inverted anew: its cache would leave out how the value depends on its parameters.
     """
     with Stop():
-        density: Tensor = _stopped(fn).log_prob(value.view_as(value))
+        density: Tensor = _stopped(fn, {}).log_prob(value.view_as(value))
     return density
 
 
@@ -53,14 +54,19 @@ def _stopped_leaf(tensor: Tensor) -> Tensor:
     return tensor.detach() if tensor.requires_grad and tensor.is_leaf else tensor
 
 
-def _stopped(thing: Any) -> Any:
+def _stopped(thing: Any, known: dict[int, Any]) -> Any:
+    r"""A copy made of constants; a transform and its inverse, which hold one another, are once."""
     if isinstance(thing, Tensor):
         return thing.detach()
     if isinstance(thing, list | tuple) and type(thing) in (list, tuple):
-        return type(thing)(map(_stopped, thing))
+        return type(thing)(_stopped(part, known) for part in thing)
+    if isinstance(thing, ref):  # to the inverse of what was copied: it is made anew
+        return None
     # the parameters of a transform that is a module are leaves
     if isinstance(thing, Distribution | Transform) and not isinstance(thing, nn.Module):
-        made = copy(thing)
-        made.__dict__.update({name: _stopped(part) for name, part in vars(thing).items()})
-        return made
+        if id(thing) not in known:
+            made = known[id(thing)] = copy(thing)
+            parts = {name: _stopped(part, known) for name, part in vars(thing).items()}
+            made.__dict__.update(parts)
+        return known[id(thing)]
     return thing

@@ -21,7 +21,7 @@ from pyro_vae import evaluate
 from pyro_vae.guides import AmortizedMultivariateNormal, AmortizedNormal
 from pyro_vae.likelihoods import Normal, NormalLearnedScale, NormalPredictedScale
 from pyro_vae.models import VAE
-from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, TVO, Objective, Renyi
 from pyro_vae.pair import Pair
 
 Guide = AmortizedNormal | AmortizedMultivariateNormal
@@ -53,6 +53,13 @@ def importance_sampled(model: VAE, guide: Guide, x: Tensor) -> float:
 BOUNDS = {
     "ELBO, sampled": ours(ELBO("sampled")),
     "ELBO, sampled, particles": ours(ELBO("sampled", particles=3)),
+    "IWAE": ours(IWAE(3)),
+    "IWAE, dreg": ours(IWAE(3, "dreg")),
+    "MIWAE": ours(MIWAE(2, 3)),
+    "PIWAE": ours(PIWAE(2, 3)),
+    "CIWAE": ours(CIWAE(0.3, 3)),
+    "Renyi": ours(Renyi(0.5, 3)),
+    "TVO": ours(TVO(3)),
     "evaluate": importance_sampled,
     "Trace_ELBO": of(Trace_ELBO()),
     "Trace_ELBO, particles": of(Trace_ELBO(3, vectorize_particles=True, max_plate_nesting=1)),

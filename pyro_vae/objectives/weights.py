@@ -1,6 +1,6 @@
 r"""Importance weights, and the draws that have them."""
 
-__all__ = ["check_weights", "check_whole", "is_scaled", "log_weights", "shared_out"]
+__all__ = ["check_weights", "check_whole", "columns", "is_scaled", "log_weights", "shared_out"]
 
 from typing import Any
 
@@ -27,8 +27,12 @@ def log_weights(draw: Draw, stopped: bool = False) -> Tensor:
         ValueError: If several particles have no weights: see :func:`check_weights`.
     """
     check_weights(draw)
-    found = draw.stopped_log_weights if stopped else draw.log_weights
-    return found.sum(1, keepdim=True) if _is_whole(draw) else found
+    return columns(draw, draw.stopped_log_weights if stopped else draw.log_weights)
+
+
+def columns(draw: Draw, density: Tensor) -> Tensor:
+    r"""A log-density of each datum, with shape :math:`(K, N)`, with the columns of the weights."""
+    return density.sum(1, keepdim=True) if _is_whole(draw) else density
 
 
 def shared_out(draw: Draw, bound: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+r"""Importance-weighted objectives: the captured step is the eager step, on the same noise."""
+
+from typing import Any
+
+import pytest
+import test_captured_zoo
+from test_captured_zoo import check
+from test_importance_pairs import FAMILY
+
+from pyro_vae.objectives import CIWAE, Renyi
+from pyro_vae.schedules import Linear
+
+OBJECTIVES: dict[str, Any] = {
+    **FAMILY,
+    "CIWAE, scheduled": lambda: CIWAE(Linear(1, 0, length=2), 3),
+    "Renyi, scheduled": lambda: Renyi(Linear(0, 1, length=2), 3),
+}
+TRACED = [
+    ("vae", "IWAE"),
+    ("vae", "PIWAE"),
+    ("vae", "CIWAE, scheduled"),
+    ("plain_functions", "Renyi, scheduled"),
+    ("plain_functions", "TVO"),
+    ("top_down", "IWAE, stl"),
+    ("top_down", "IWAE, dreg"),
+    ("mixture", "IWAE, dreg"),
+    ("mixture", "TVO"),
+    ("global_latent", "MIWAE"),
+    ("global_latent", "TVO"),
+]
+COMPILED = [("vae", "Renyi, scheduled"), ("vae", "TVO")]
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, make in OBJECTIVES.items():
+        monkeypatch.setitem(test_captured_zoo.OBJECTIVES, name, make)
+
+
+@pytest.mark.parametrize(("row", "objective"), TRACED)
+def test_traced(row: str, objective: str) -> None:
+    check(row, objective, {"backend": "aot_eager"})
+
+
+@pytest.mark.parametrize(("row", "objective"), COMPILED)
+def test_compiled(row: str, objective: str) -> None:
+    check(row, objective, {"options": {"fallback_random": True}})
