@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -173,6 +173,8 @@ def fit(
     for program in (model, guide):
         for module in modules(program).values():
             module.to(place)
+    if isinstance(objective, nn.Module):
+        objective.to(place)
     svi = SVI(
         model,
         guide,
