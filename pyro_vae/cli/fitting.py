@@ -95,18 +95,19 @@ def run(flags: Sequence[str]) -> int:
 def _fit(options: dict[str, Any]) -> None:
     import pyro
 
-    from pyro_vae.cli.programs import allowed, build_data, build_programs
+    from pyro_vae.cli.programs import allowed, build_data, build_objective, build_programs
     from pyro_vae.components import build
     from pyro_vae.loop import fit
 
     parts = {
         kind: build(options[kind], kind, **allowed(options))
-        for kind in ("objective", "optimizer", "schedule")
+        for kind in ("optimizer", "schedule")
         if options[kind] is not None
     }
     data = build_data(options)
     pyro.set_rng_seed(options["seed"])
     model, guide = build_programs(options, data)
+    parts["objective"] = build_objective(options, data)
     folder = Path(options["out"]) if options["out"] else _new_folder(options, data)
     taken = {name: options[name] for name in TAKEN}
     with _tidy(folder), _advised(folder):
