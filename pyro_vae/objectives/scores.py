@@ -27,7 +27,7 @@ def scores(draw: Draw) -> tuple[Tensor, Tensor]:
     zero = draw.log_weights.detach().new_zeros(())
     local = zero.expand(draw.particles, draw.batch_size)
     shared = zero.expand(draw.particles, 1)
-    for i, (name, site) in enumerate(sites.items()):
+    for i, site in enumerate(sites.values()):
         if site["fn"].has_rsample:
             continue
         density = draw.folded(site["fn"].log_prob(site["value"]), site)

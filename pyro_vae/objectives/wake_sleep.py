@@ -64,9 +64,7 @@ class WakeSleep:
     def __call__(self, draw: Draw) -> Bound:
         r"""Bounds the evidence of each datum of a draw."""
         check_scored(draw)
-        return Bound(
-            draw.log_weights.mean(0), model=draw.log_joint.mean(), guide=_dreamed(draw)
-        )
+        return Bound(draw.log_weights.mean(0), model=draw.log_joint.mean(), guide=_dreamed(draw))
 
 
 class ReweightedWakeSleep(nn.Module):
