@@ -94,7 +94,7 @@ class Labelled:
             if self.observes_label:
                 y = pyro.sample("y", dist.Categorical(x.new_ones(3)), obs=y)
             loc = pyro.deterministic("loc", z + 100 * y + offset)
-            assert loc.shape[-1:] == x.shape
+            assert loc.shape in (x.shape, (2, *x.shape))  # Pyro's uncondition expands it
             pyro.sample("x", dist.Normal(loc, 0.01), obs=x)
 
     def guide(self, x: Tensor, y: Tensor, *, offset: Tensor) -> None:
