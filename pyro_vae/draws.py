@@ -278,6 +278,10 @@ class Draw:
             leading: The sizes of dimensions left of all plates, which stay.
         """
         density = scale_and_mask(density, self.scale(site), site["mask"])
+        return self.folded(density, site, *leading)
+
+    def folded(self, density: Tensor, site: Site, *leading: int) -> Tensor:
+        r""":meth:`summed` as it stands, neither scaled nor masked."""
         dims = plate_dims(site)
         kept = [name for name in (PARTICLES, self.layout.plate) if name in dims]
         plates = range(len(leading) - density.dim(), 0)

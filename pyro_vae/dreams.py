@@ -46,8 +46,9 @@ def dream(draw: Draw) -> Mapping[str, Tensor]:
         Tensors with shape :math:`(1, N)`, or :math:`(1, 1)` of sites that all data share.
 
     Raises:
-        ValueError: If no argument is what a site observes, if the model has a factor, or if the
-            guide has auxiliary sites or point estimates, which no model draws: names the site.
+        ValueError: If no argument is what a site observes, or several sites observe one, if the
+            model has a factor, or if the guide has auxiliary sites or point estimates, which no
+            model draws: names the site.
 
     Example:
         >>> from pyro_vae.guides import AmortizedNormal
@@ -92,6 +93,13 @@ def _made_up(draw: Draw, made: Trace) -> tuple[tuple[Any, ...], dict[str, Any]]:
         for name, site in sample_sites(draw.model_trace).items()
         if site["is_observed"]
     }
+    found = [n for n, s in sample_sites(draw.model_trace).items() if s["is_observed"]]
+    if len(observed) < len(found):
+        raise ValueError(
+            f"expected one site to observe each argument, got several that observe the same among "
+            f"{sorted(found)}: dreams of them differ, and could not all be put in its place; use "
+            "an objective without sleep"
+        )
     given = draw.args, draw.kwargs
     replaced: list[Tensor] = []
 
@@ -105,7 +113,6 @@ def _made_up(draw: Draw, made: Trace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = tree_map_only(Tensor, replace, given)
     missing = len({id(tensor) for tensor in replaced}) < len(observed)
     if missing:
-        found = [n for n, s in sample_sites(draw.model_trace).items() if s["is_observed"]]
         raise ValueError(
             f"expected each observed site to observe an argument of the programs as it is (obs=x), "
             f"which dreams are put in place of, got others among {sorted(found)}: prepare the "

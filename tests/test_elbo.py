@@ -251,3 +251,13 @@ def test_a_whole_beta_may_become_a_fraction() -> None:
     objective = ELBO(beta=1)
     objective.beta.number.fill_(0.5)
     assert objective.beta().item() == 0.5
+
+
+def test_kl_of_shapes_that_broadcast() -> None:
+    r"""torch's of two Bernoulli fails there, or marks the wrong places as infinite."""
+    q = dist.Bernoulli(torch.tensor([[0.3, 0.6], [0.2, 0.9]]))
+    p = dist.Bernoulli(torch.tensor([0.5, 0.0]))
+    expected = torch.stack([kl_divergence(dist.Bernoulli(row), p) for row in q.probs])
+    torch.testing.assert_close(kl_divergence(q, p), expected)
+    assert expected[:, 1].isinf().all()
+    assert expected[:, 0].isfinite().all()

@@ -55,22 +55,20 @@ def _findings(options: dict[str, Any]) -> list["Finding"]:
     import torch
 
     from pyro_vae.checks import check, check_rows
-    from pyro_vae.cli.programs import allowed, build_data, build_programs
-    from pyro_vae.components import build
+    from pyro_vae.cli.programs import build_data, build_objective, build_programs
     from pyro_vae.devices import find_device
     from pyro_vae.programs import modules
 
     place = find_device(options["device"])
     data = build_data(options).to(place)
-    known = {"event_shape": list(data.event_shape)}
-    objective = build(options["objective"], "objective", known=known, **allowed(options))
-    if isinstance(objective, torch.nn.Module):
-        objective.to(place)
     pyro.set_rng_seed(options["seed"])
     programs = build_programs(options, data)
+    objective = build_objective(options, data)
     for program in programs:
         for module in modules(program).values():
             module.to(place)
+    if isinstance(objective, torch.nn.Module):
+        objective.to(place)
     plate, found = options["data_plate"], []
     for split in (name for name, fields in data.splits.items() if fields):
         fields = data.epoch(split, torch.Generator(place).manual_seed(options["seed"]))

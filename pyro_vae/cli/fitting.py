@@ -101,19 +101,19 @@ def run(flags: Sequence[str]) -> int:
 def _fit(options: dict[str, Any]) -> None:
     import pyro
 
-    from pyro_vae.cli.programs import allowed, build_data, build_programs
+    from pyro_vae.cli.programs import allowed, build_data, build_objective, build_programs
     from pyro_vae.components import build
     from pyro_vae.loop import fit
 
     data = build_data(options)
-    known = {"event_shape": list(data.event_shape)}
     parts = {
-        kind: build(options[kind], kind, known=known, **allowed(options))
-        for kind in ("objective", "optimizer", "schedule")
+        kind: build(options[kind], kind, **allowed(options))
+        for kind in ("optimizer", "schedule")
         if options[kind] is not None
     }
     pyro.set_rng_seed(options["seed"])
     model, guide = build_programs(options, data)
+    parts["objective"] = build_objective(options, data)
     folder = Path(options["out"]) if options["out"] else _new_folder(options, data)
     taken = {name: options[name] for name in TAKEN}
     with _tidy(folder), _advised(folder):

@@ -1,6 +1,6 @@
 r"""Data and programs from the options of ``fit`` and ``check``."""
 
-__all__ = ["allowed", "build_data", "build_programs"]
+__all__ = ["allowed", "build_data", "build_objective", "build_programs"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +47,12 @@ def build_programs(options: Options, data: Data) -> tuple[Program, Program]:
     known["model"] = model  # of which autoguides are made
     guide = build(specs["guide"], "guide", known=known, **allowed(options))
     return model, guide
+
+
+def build_objective(options: Options, data: Data) -> Any:
+    r"""The objective, made for the data's ``event_shape`` where its constructor has that."""
+    known = {"event_shape": list(data.event_shape)}
+    return build(options["objective"], "objective", known=known, **allowed(options))
 
 
 def _without(spec: Any, name: str) -> Any:

@@ -36,6 +36,12 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor:
         square = q.scale_tril.square().sum(-1) + (q.loc - loc).square()
         log_diagonal = q.scale_tril.diagonal(dim1=-2, dim2=-1).log()
         return (scale.log() - log_diagonal + (square / scale.square() - 1) / 2).sum(-1)
+    # torch's of two Bernoulli does not broadcast, and looks at a single number's value
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    if not shape:
+        return torch.distributions.kl_divergence(q.expand((1,)), p.expand((1,))).squeeze(0)
+    if q.batch_shape != p.batch_shape:
+        q, p = q.expand(shape), p.expand(shape)
     return torch.distributions.kl_divergence(q, p)
 
 

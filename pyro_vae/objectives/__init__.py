@@ -12,4 +12,8 @@ from pyro_vae.objectives.importance import IWAE as IWAE
 from pyro_vae.objectives.importance import MIWAE as MIWAE
 from pyro_vae.objectives.importance import PIWAE as PIWAE
 from pyro_vae.objectives.renyi import Renyi as Renyi
+from pyro_vae.objectives.score import VIMCO as VIMCO
+from pyro_vae.objectives.score import ScoreFunction as ScoreFunction
 from pyro_vae.objectives.thermodynamic import TVO as TVO
+from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep as ReweightedWakeSleep
+from pyro_vae.objectives.wake_sleep import WakeSleep as WakeSleep

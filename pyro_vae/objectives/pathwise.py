@@ -1,6 +1,6 @@
 r"""Whether gradients pass through what the guide draws, and may be stopped at its parameters."""
 
-__all__ = ["check_pathwise", "check_scored", "check_stopped"]
+__all__ = ["check_imputed", "check_pathwise", "check_scored", "check_stopped"]
 
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -26,7 +26,7 @@ def check_pathwise(draw: Draw) -> None:
                 'need none, or mark the site infer={"enumerate": "parallel"} in the model and '
                 "leave it out of the guide"
             )
-    _check_imputed(draw)
+    check_imputed(draw)
 
 
 def check_scored(draw: Draw) -> None:
@@ -43,7 +43,7 @@ def check_scored(draw: Draw) -> None:
                 "an auxiliary site, whose density cannot be differentiated apart from its value: "
                 "use ELBO() or IWAE()"
             )
-    _check_imputed(draw)
+    check_imputed(draw)
 
 
 def check_stopped(draw: Draw, gradient: str) -> None:
@@ -72,7 +72,13 @@ def check_stopped(draw: Draw, gradient: str) -> None:
                 )
 
 
-def _check_imputed(draw: Draw) -> None:
+def check_imputed(draw: Draw) -> None:
+    r"""Raises where the model draws what it depends on, and the gradient of that is lost.
+
+    Raises:
+        ValueError: If other sites depend on what an ``obs_mask`` leaves to the model, and it is
+            not reparametrised: names the site.
+    """
     imputed = latent_sites(draw.model_trace)
     for name in sorted(draw.layout.passed_on):
         fn, value = imputed[name]["fn"], imputed[name]["value"]
