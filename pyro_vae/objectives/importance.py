@@ -107,9 +107,12 @@ class MIWAE:
 
     It is as far below the evidence as that of :class:`IWAE` with :math:`K` particles; of the same
     :math:`MK` decoded particles, the larger :math:`M`, the less noise has the guide's gradient.
-    Value and gradient are unbiased for that bound.
 
     Gradients are pathwise: every site of the guide must be reparametrised.
+
+    Bias:
+        Unbiased in value and gradient for the bound of :math:`K` particles. For the evidence, too
+        low.
 
     Arguments:
         m: The number of bounds :math:`M`.
@@ -155,10 +158,12 @@ class PIWAE:
         \mathcal{L}_\phi(x_n) = \frac{1}{M} \sum_{m=1}^M \log \frac{1}{K} \sum_{k=1}^K w_{nmk}
 
     The model learns from the tighter bound, :class:`IWAE` with :math:`MK` particles, which is the
-    value; the guide from that with the better gradient, :class:`MIWAE`. Each gradient is unbiased
-    for its own bound.
+    value; the guide from that with the better gradient, :class:`MIWAE`.
 
     Gradients are pathwise: every site of the guide must be reparametrised.
+
+    Bias:
+        Unbiased: each gradient for its own bound. For the evidence, too low.
 
     Arguments:
         m: The number of the guide's bounds :math:`M`.
@@ -206,9 +211,10 @@ class CIWAE(nn.Module):
         \mathcal{L}_{\beta, K}(x_n) = \beta \, \frac{1}{K} \sum_{k=1}^K \log w_{nk}
             + (1 - \beta) \log \frac{1}{K} \sum_{k=1}^K w_{nk}
 
-    Value and gradient are unbiased for that combination, which lies below the evidence.
-
     Gradients are pathwise: every site of the guide must be reparametrised.
+
+    Bias:
+        Unbiased in value and gradient for that combination. For the evidence, too low.
 
     Arguments:
         beta: The part :math:`\beta \in [0, 1]` of the evidence lower bound, or its schedule

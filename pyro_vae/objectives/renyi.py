@@ -26,10 +26,11 @@ class Renyi(nn.Module):
     :class:`IWAE`; the larger :math:`\alpha`, the lower. For :math:`\alpha \geq 0` its mean lies
     below the evidence; with :math:`\alpha < 0` and many particles it may lie above.
 
-    Its gradient is the estimate's own. Of :math:`K \to \infty` particles' bound both value and
-    gradient are biased estimates, but where :math:`\alpha = 1`.
-
     Gradients are pathwise: every site of the guide must be reparametrised.
+
+    Bias:
+        Unbiased for its value with :math:`K` particles, of which the gradient is its own; biased,
+        but where :math:`\alpha = 1`, for that of infinitely many, which the divergence defines.
 
     Arguments:
         alpha: The order :math:`\alpha`, or its schedule (:mod:`pyro_vae.schedules`).

@@ -47,6 +47,9 @@ class ScoreFunction(nn.Module):
     With ``normalize`` the signal :math:`f - b` is divided by its standard deviation where that is
     above 1, so that the steps of the guide's discrete part are shorter than its gradient.
 
+    Bias:
+        Unbiased in value and gradient, whatever the baseline.
+
     Arguments:
         particles: The number of particles :math:`K`.
         baseline: The kind of baseline.
@@ -199,6 +202,10 @@ class VIMCO:
     :math:`w_{nk}`, so that each particle learns from what it added. Score terms are there for the
     guide's sites that are not reparametrised; at the others the gradient is pathwise. Value and
     gradient are unbiased for the bound of :class:`IWAE`.
+
+    Bias:
+        Unbiased in value and gradient for the bound of :math:`K` particles. For the evidence, too
+        low.
 
     Arguments:
         k: The number of particles :math:`K`, at least 2.

@@ -30,8 +30,9 @@ class TVO:
         \nabla \mathbb{E}_{\pi_\beta}[\log w] = \mathbb{E}_{\pi_\beta}[\nabla \log w]
             + \text{Cov}_{\pi_\beta}[\nabla \log q^{1-\beta} p^\beta, \log w]
 
-    For finite :math:`K` they are biased, and so is the value; at :math:`\beta_0 = 0`, where weights
-    are equal, they are not, so that with :math:`P = 1` nothing is.
+    Bias:
+        Biased in value and gradient for finite :math:`K`, but at :math:`\beta_0 = 0`, where weights
+        are equal: with :math:`P = 1` it is the evidence lower bound, unbiased.
 
     Arguments:
         k: The number of particles :math:`K \geq 2`.
