@@ -35,8 +35,7 @@ class ScoreFunction(nn.Module):
     reparametrised; at the others the gradient is pathwise. Sites in the data plate learn from
     their own datum, those outside from all data.
 
-    Value and gradient are unbiased for the bound of the literature (:class:`ELBO`), whatever the
-    baseline :math:`b`, which only lowers the variance:
+    The baseline :math:`b` only lowers the variance:
 
     - ``"none"``: 0.
     - ``"average"``: the moving average of :math:`f`.
@@ -200,8 +199,7 @@ class VIMCO:
 
     In :math:`\hat{\mathcal{L}}_{-k}` the geometric mean of the other weights takes the place of
     :math:`w_{nk}`, so that each particle learns from what it added. Score terms are there for the
-    guide's sites that are not reparametrised; at the others the gradient is pathwise. Value and
-    gradient are unbiased for the bound of :class:`IWAE`.
+    guide's sites that are not reparametrised; at the others the gradient is pathwise.
 
     Bias:
         Unbiased in value and gradient for the bound of :math:`K` particles. For the evidence, too

@@ -23,13 +23,17 @@ class WakeSleep:
         \text{sleep: } \nabla_\phi \log q_\phi(z \mid x), \quad (z, x) \sim p_\theta(z, x)
 
     Values drawn count as given, so that latents may be discrete. The model climbs the evidence
-    lower bound, without bias. The guide does not: it lowers :math:`\text{KL}(p(z \mid x) \|
-    q(z \mid x))` over the model's own data, also without bias, and there is no one function that
-    both climb. The value is the evidence lower bound.
+    lower bound, which is the value. The guide does not: it lowers :math:`\text{KL}(p(z \mid x) \|
+    q(z \mid x))` over the model's own data, and there is no one function that both climb.
 
     A dream replaces what the model observes among the batch's arguments; others stay. A model that
     reads what it observes in another place as well, as an autoregressive decoder does, would not
     dream data of its own.
+
+    Bias:
+        Unbiased for the model's gradient, that of the :class:`ELBO`. The guide's is biased for that
+        bound: it is unbiased for :math:`-\text{KL}(p(z \mid x) \| q(z \mid x))` on the model's own
+        data.
 
     Arguments:
         particles: The number of particles :math:`K`.
@@ -78,10 +82,13 @@ class ReweightedWakeSleep(nn.Module):
     with :math:`w_{nk} = p(x_n, z_{nk}) / q(z_{nk} \mid x_n)` and :math:`\tilde w = w / \sum w`, for
     each datum. Values drawn count as given, so that latents may be discrete.
 
-    The value is the importance-weighted bound of :class:`IWAE`, and the model's gradient is that
-    bound's, without bias. The guide's wake gradient is biased for that of
-    :math:`-\text{KL}(p(z \mid x_n) \| q(z \mid x_n))`, by :math:`O(1 / K)`, and is nothing but
-    noise where :math:`K = 1`; the sleep gradient is unbiased for the same on the model's own data.
+    The value is the importance-weighted bound of :class:`IWAE`.
+
+    Bias:
+        Unbiased for the model's gradient, that of :class:`IWAE`. The guide's wake gradient is biased
+        for that of :math:`-\text{KL}(p(z \mid x_n) \| q(z \mid x_n))`, by :math:`O(1 / K)`, and is
+        nothing but noise where :math:`K = 1`; the sleep gradient is unbiased for the same on the
+        model's own data.
 
     Arguments:
         k: The number of particles :math:`K`.
