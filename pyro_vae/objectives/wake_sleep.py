@@ -85,10 +85,10 @@ class ReweightedWakeSleep(nn.Module):
     The value is the importance-weighted bound of :class:`IWAE`.
 
     Bias:
-        Unbiased for the model's gradient, that of :class:`IWAE`. The guide's wake gradient is biased
-        for that of :math:`-\text{KL}(p(z \mid x_n) \| q(z \mid x_n))`, by :math:`O(1 / K)`, and is
-        nothing but noise where :math:`K = 1`; the sleep gradient is unbiased for the same on the
-        model's own data.
+        Unbiased for the model's gradient, that of :class:`IWAE`. The guide's wake gradient is
+        biased for that of :math:`-\text{KL}(p(z \mid x_n) \| q(z \mid x_n))`, by
+        :math:`O(1 / K)`, and is nothing but noise where :math:`K = 1`; the sleep gradient is
+        unbiased for the same on the model's own data.
 
     Arguments:
         k: The number of particles :math:`K`.
