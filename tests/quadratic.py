@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.graph import Graph, Substitute
+from pyro_vae.arguments import Substitute
+from pyro_vae.graph import Graph
 from pyro_vae.optimizers import make_optimizer
 from pyro_vae.update import Update
 
