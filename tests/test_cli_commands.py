@@ -73,8 +73,8 @@ def test_evaluate(
     }
     name = "evaluation.json" if split == "test" else "evaluation-train.json"
     written = json.loads(Path("run", name).read_text())
-    assert written["estimates"].pop("independent_features") is not None
-    assert written["estimates"] == figures
+    assert written["estimates"]["independent_features"] is not None
+    assert {name: written["estimates"][name] for name in figures} == figures
 
 
 def test_metrics_and_their_figures_of_each_datum(
@@ -119,6 +119,38 @@ def test_some_rows_are_evaluated(
     out, _ = capsys.readouterr()
     for text in ("evidence, annealed", "simulated data, at least", "simulated data, gap"):
         assert text in out
+
+
+def test_figures_of_other_metrics_are_kept(
+    loaded: Loaded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "run", "--split", "validation", "--particles"]
+    document(capsys, *words, "9", "--metrics", "elbo")
+    found = document(capsys, *words, "5", "--metrics", "rate_distortion", "--count", "4")
+    assert list(found["estimates"]) == ["rate", "distortion"]
+    written = json.loads(Path("run/evaluation-validation.json").read_text())
+    assert written["metrics"] == ["elbo", "rate_distortion"]
+    elbo, rate = written["estimates"]["elbo"], written["estimates"]["rate"]
+    assert (elbo["rows"], elbo["particles"]) == (len(loaded[1].validation["x"]), 9)
+    assert rate == found["estimates"]["rate"]
+    assert (written["rows"], written["particles"]) == (4, 5)
+
+
+def test_memorisation(loaded: Loaded, capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = loaded
+    found = document(capsys, "evaluate", "run", "--metrics", "memorisation", "--seed", "3")
+    x = data.test["x"]
+    expected = pyro_vae.evaluation.nearest_neighbours(
+        run.model, run.guide, data.train["x"], x, n=len(x), seed=3
+    )
+    assert found["estimates"] == {
+        "memorisation.ratio": expected.ratio.to_dict(),
+        "memorisation.closer": expected.closer.to_dict(),
+    }
+    assert imread("run/memorisation.png").ndim == 3
+
+    assert main(["evaluate", "run", "--metrics", "memorisation", "--split", "train"]) == 2
+    assert "expected data that were not trained on" in capsys.readouterr().err
 
 
 def test_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

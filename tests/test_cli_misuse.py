@@ -164,7 +164,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "missing data": ("encode run --data nowhere.npy", "nowhere.npy"),
     "device": ("encode run --device gpu", "a device that is here"),
     "out": ("sample run --out occupied", "occupied"),
-    "config of a run": ("evaluate --config run/config.yaml", "keys among capture, data, device"),
+    "config of a run": (
+        "evaluate --config run/config.yaml",
+        "keys among capture, count, data, device",
+    ),
     "flag of list": ("list --jsn", "expected nothing more, got --jsn"),
     "no shell": ("completion", "got none"),
     "kind": ("list modles", "got 'modles'; did you mean models?"),

@@ -15,6 +15,7 @@ from pyro import poutine
 from test_evaluation import nothing
 from test_evaluation_inputs import scaled
 from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
 from zoo import ZOO, global_latent
 
 from pyro_vae.evaluation import Estimate, evaluate, evidence
@@ -87,6 +88,23 @@ def test_each_vector_is_that_of_its_own_datum() -> None:
     u[1, 2] += 1
     changed = (torch.stack(joint(u)) != before).any(0)
     assert changed.nonzero().tolist() == [[1, 2]]
+
+
+def test_latents_with_fewer_coordinates_than_dimensions() -> None:
+    r"""A matrix of which the coordinates are a vector."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            factor = pyro.sample("factor", dist.LKJCholesky(3, x.new_ones(())))
+            pyro.sample("x", dist.Normal(factor[..., 1, 0], 1.0), obs=x)
+
+    joint = Joint(model, (torch.randn(4),), 5)
+    u = joint.draw_prior()
+    assert u.shape == (5, 4, 3)
+    factor = joint.unpack(u)["factor"][0]
+    assert factor.shape == (5, 4, 3, 3)
+    torch.testing.assert_close(joint.pack({"factor": factor}), u)
+    torch.testing.assert_close(factor[1, 2], biject_to(constraints.corr_cholesky)(u[1, 2]))
 
 
 def poisson(x: Tensor) -> None:

@@ -135,9 +135,36 @@ def test_errors_are_those_of_repetitions() -> None:
         assert 0.45 < spread / stated < 1.55, name
 
 
+def test_errors_know_that_a_weight_and_its_logarithm_move_together() -> None:
+    r"""Weights with light tails, at the best guide: then most of the error of each cancels.
+
+    The spread is known to 11 %; it is a third of the error that takes both to be independent.
+    """
+
+    def correlated(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            factor = torch.tensor([[1.0, 0.0], [0.25, 1.0]])
+            z = pyro.sample("z", dist.MultivariateNormal(x.new_zeros(2), scale_tril=factor))
+            pyro.sample("x", dist.Normal(z.sum(-1) * 0, 1.0), obs=x)
+
+    def best(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            scale = torch.tensor([(1 + 0.25**2) ** -0.5, 1.0])  # of one given the other
+            pyro.sample("z", dist.Normal(x.new_zeros(2), scale).to_event(1))
+
+    x, setting = torch.zeros(N), {"particles": 200, "steps": 1}
+    runs = [split(correlated, best, x, **setting, seed=seed) for seed in range(40)]
+    found = [run["gap.approximation"] for run in runs]
+
+    spread = torch.tensor([float(each) for each in found]).std().item()
+    stated = sum(each.stderr for each in found) / len(found)
+    assert 0.45 < spread / stated < 1.55
+
+
 def test_one_particle_has_no_error() -> None:
     case = Exact()
-    found = split(case.model, case.guide(AmortizedNormal, torch.zeros(2)), case.x, particles=1)
+    guide = case.guide(AmortizedNormal, torch.zeros(2))
+    found = split(case.model, guide, case.x, particles=1, steps=3)
 
     assert found["gap.approximation"] == 0
     assert all(math.isnan(found[name].stderr) for name in PARTS)
@@ -314,7 +341,7 @@ def flow(x: Tensor) -> Any:
         (drawing(flow), "parameters of their own to be free, got TransformedDistribution at 'z'"),
         (drawing(lambda x: dist.Uniform(x - 9, x + 9)), "free, got Uniform at 'z'"),
         (drawing(lambda x: dist.Poisson(x.abs())), "reparametrised .* got Poisson at 'z'"),
-        (drawing(dist.Delta), r"point estimates at \['z'\]"),
+        (drawing(dist.Delta), r"for the metric 'gap', got point estimates at \['z'\]"),
         (scaled, "no poutine.scale"),
         (drawing(lambda x: dist.Normal(x * math.inf, 1.0, validate_args=False)), "finite log-"),
     ],

@@ -15,7 +15,7 @@ from scipy import integrate
 from torch import Tensor
 from zoo import ZOO
 
-from pyro_vae.evaluation import chunks, evaluate
+from pyro_vae.evaluation import chunks, evaluate, information
 from pyro_vae.evaluation.barber_agakov import barber_agakov
 from pyro_vae.evaluation.curve import rate_distortion_curve
 from pyro_vae.evaluation.encoded import across, guide_draw, log_densities
@@ -230,6 +230,19 @@ def test_divergence_is_information_and_marginal_divergence(name: str) -> None:
     else:
         assert name == "top_down" or "mutual_information.analytic" not in found
     assert found["mutual_information"] < found["mutual_information.above"] or name == "mixture"
+
+
+def test_information_of_many_data_is_that_of_some(
+    linear: Linear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(information, "_MOST", 4)
+    found = measure(mutual_information, linear.model, linear.guide, linear.x, seed=3)
+    some = torch.randperm(N, generator=torch.Generator().manual_seed(3))[:4].sort().values
+    expected = measure(mutual_information, linear.model, linear.guide, linear.x[some], seed=3)
+    for name, each in found.items():
+        assert each.to_dict() == expected[name].to_dict()
+        assert each.per_datum is None
+        assert expected[name].per_datum.shape == (4,)
 
 
 def test_information_is_at_most_that_of_indices(linear: Linear) -> None:

@@ -31,6 +31,7 @@ def add_metrics(parser: ArgumentParser) -> None:
     from pyro_vae.evaluation.metrics import DEFAULT, METRICS
 
     texts = [f"{name}: {summary(metric).rstrip('.')}" for name, metric in METRICS.items()]
+    texts += ["memorisation: How near samples are to training data, and a picture of the nearest"]
     parser.add_argument(
         "--metrics",
         type=str,
@@ -46,6 +47,7 @@ def add_metrics(parser: ArgumentParser) -> None:
 def run(flags: Sequence[str]) -> int:
     r"""Evaluates a run; returns the exit code."""
     with open_run(parser(), flags) as opened:
+        from pyro_vae import report
         from pyro_vae.cli.scores import score
 
         options, split = opened.options, opened.options["split"]
@@ -54,7 +56,9 @@ def run(flags: Sequence[str]) -> int:
         scores = score(opened.run, opened.data, split, inputs=opened.inputs, **setting)
         if opened.own_data:
             name = "evaluation.json" if split == "test" else f"evaluation-{split}.json"
-            opened.run.write(name, scores.text)
+            opened.run.write(name, scores.added(opened.folder / name))
+            if scores.pairs is not None:
+                report.save(scores.pairs.draw(), opened.folder / "memorisation.png")
         if options["per_datum"] is not None:
             scores.save(Path(options["per_datum"]))
         if options["json"]:

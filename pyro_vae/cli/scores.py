@@ -1,6 +1,6 @@
 r"""The figures of a run: evaluated, laid out in a table, and as JSON."""
 
-__all__ = ["Scores", "score"]
+__all__ = ["MEMORISATION", "Scores", "score"]
 
 import json
 import math
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from pyro_vae import report
 from pyro_vae.capturable import Mode
+from pyro_vae.cli.memorising import Pairs, compare
+from pyro_vae.cli.merging import merged
 from pyro_vae.cli.pictures import write_arrays
 from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
-from pyro_vae.evaluation import Estimate, evaluate, independent_evidence
+from pyro_vae.evaluation import Estimate, evaluate, fold, independent_evidence
 from pyro_vae.evaluation.metrics import DEFAULT
 from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
 from pyro_vae.runs import Run
@@ -30,16 +32,38 @@ _LARGE = 2**28  # elements that independent features are fitted to at most
 _WORDS = {
     "elbo": "ELBO",
     "log_likelihood": "reconstruction",
-    "prior": "evidence, from the prior",
+    "nll": "evidence",
+    "bpd": "bits per dimension",
+    "prior": "evidence by prior",
     "ais": "evidence, annealed",
     "bdmc.lower": "simulated data, at least",
     "bdmc.upper": "simulated data, at most",
     "bdmc.gap": "simulated data, gap",
+    "rate": "rate (KL)",
+    "distortion": "distortion",
+    "active_units": "active units",
+    "mutual_information": "information, at least",
+    "mutual_information.above": "information, at most",
+    "marginal_kl": "KL of the marginal",
+    "barber_agakov": "information in samples, at least",
+    "interpolation.length": "length of interpolations",
+    "interpolation.gap": "distance from data half-way",
+    "lipschitz": "steepest slope",
+    "lipschitz.relative": "steepest slope, relative",
+    "gap": "gap of the bound",
+    "gap.approximation": "gap, by the family",
+    "gap.amortisation": "gap, by the encoder",
+    "memorisation.ratio": "memorisation: distance ratio",
+    "memorisation.closer": "memorisation: closer",
 }
 _UNSEEN = {
     *("kl", "ess", "khat", "nll.bias"),
     *("prior.bias", "prior.ess", "prior.khat", "ais.bias", "ais.ess"),
+    *("mutual_information.kl", "mutual_information.analytic"),
 }
+# which figure says whether weights can be trusted
+_SHAPES = {"nll": "khat", "bpd": "khat", "prior": "prior.khat"}
+MEMORISATION = "memorisation"
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,7 @@ class Scores:
         setting: Which data, weights, particles and seed they were made with.
         rows: The rows of the split that they are of, with shape :math:`(N)`.
         refused: Why there is no evidence, if there is none.
+        pairs: Samples beside training data, where they were compared.
     """
 
     estimates: dict[str, Estimate]
@@ -59,6 +84,7 @@ class Scores:
     setting: dict[str, Any]
     rows: Tensor
     refused: str = ""
+    pairs: Pairs | None = None
 
     @property
     def document(self) -> dict[str, Any]:
@@ -71,18 +97,20 @@ class Scores:
 
     @property
     def text(self) -> str:
-        r"""The content of ``evaluation.json``."""
+        r"""The content of a new ``evaluation.json``."""
         return json.dumps(self.document, indent=2, allow_nan=False) + "\n"
 
-    @property
-    def share(self) -> float:
-        r"""The share of the data at which a few particles outweigh all others."""
-        return float(self.estimates["khat"]) if "khat" in self.estimates else 0.0
+    def added(self, path: Path) -> str:
+        r"""The content of an ``evaluation.json`` that may have other figures."""
+        return json.dumps(merged(self.document, path), indent=2, allow_nan=False) + "\n"
 
-    @property
-    def loose(self) -> bool:
+    def _share(self, name: str) -> float:
+        r"""The share of the data at which a few of a figure's weights outweigh all others."""
+        return float(self.estimates.get(_SHAPES.get(name, ""), 0.0))
+
+    def _is_loose(self, name: str) -> bool:
         r"""Whether the evidence is only known to be a lower bound."""
-        return not self.share <= 0.1
+        return not self._share(name) <= 0.1
 
     def save(self, path: Path) -> None:
         r"""Writes what is known of each datum, by figure, and which ``row`` it is."""
@@ -91,40 +119,42 @@ class Scores:
 
     def table(self, title: str) -> Table:
         r"""The figures in rows."""
-        rows = dict(row for name in self.estimates for row in self._rows(name))
+        several = sum(name.startswith("active_units.") for name in self.estimates) > 1
+        unseen = _UNSEEN if several else _UNSEEN | {"active_units"}
+        shown = {n: e for n, e in self.estimates.items() if n not in unseen}
+        rows = dict(row for name, e in fold(shown).items() for row in self._rows(name, e))
         return report.table(rows, title, Console().width)
 
-    def _rows(self, name: str) -> Iterator[tuple[str, Estimate]]:
+    def _rows(self, name: str, estimate: Estimate) -> Iterator[tuple[str, Estimate]]:
         r"""What stands in the table for a figure: names and figures."""
-        estimate = self.estimates[name]
-        if name == "nll":
-            yield "evidence, at least" if self.loose else "evidence", self._known(-estimate)
-            if self.baseline is not None:
-                yield "independent features", self.baseline
-        elif name == "bpd":
-            yield "bits per dimension", self._known(estimate)
-        elif name.startswith("kl."):
-            yield f"KL of {name.removeprefix('kl.')}", estimate
-        elif name not in _UNSEEN:
-            yield _WORDS.get(name, name), estimate
+        family, _, site = name.partition(".")
+        words = _WORDS.get(name, name)
+        if family == "kl":
+            words = f"KL of {site}"
+        elif family == "active_units" and site:
+            words = f"active units of {site}"
+        elif self._is_loose(name):
+            words += ", at least" * (name != "bpd")
+            # an average that a few weights dominate has an error that is not known
+            estimate = replace(estimate, stderr=math.nan)
+        yield words, -estimate if name == "nll" else estimate
+        if name == "nll" and self.baseline is not None:
+            yield "independent features", self.baseline
 
     @property
     def remark(self) -> str:
         r"""What should be known of the evidence."""
         if self.refused:
             return f"There is no evidence: {self.refused}"
-        if not self.loose:
+        loose = [name for name in ("nll", "prior") if self._is_loose(name)]
+        if not loose:
             return ""
-        if self.share > 0:
+        if (share := self._share(loose[0])) > 0:
             return (
-                f"The evidence is a lower bound: at {self.share:.0%} of the data a few particles "
+                f"The evidence is a lower bound: at {share:.0%} of the data a few particles "
                 "outweigh all others (Pareto shape above 0.7). More --particles raise it."
             )
         return "The evidence is a lower bound, of unknown error: take more --particles."
-
-    def _known(self, estimate: Estimate) -> Estimate:
-        r"""An estimate without the error of an average that a few weights dominate."""
-        return replace(estimate, stderr=math.nan) if self.loose else estimate
 
 
 def score(
@@ -157,15 +187,18 @@ def score(
         "seed": seed,
         "capture": capture,
     }
-    refused = ""
-    try:
-        estimates = evaluate(run.model, run.guide, rows, metrics, **arguments)
-    except ValueError as error:
-        others = tuple(name for name in metrics if name != "nll")
-        if "metrics=" not in str(error) or len(others) in (0, len(metrics)):
-            raise
-        refused = str(error).partition("; ")[0]
-        estimates = evaluate(run.model, run.guide, rows, others, **arguments)
+    names = [name for name in metrics if name != MEMORISATION]
+    estimates, refused = _evaluated(run, rows, names, arguments) if names else ({}, "")
+    pairs = None
+    if len(names) < len(metrics):
+        if split == "train":
+            raise ValueError(
+                "expected data that were not trained on, for the metric 'memorisation', got "
+                "--split train: take test or validation data"
+            )
+        how = {name: arguments[name] for name in ("data_plate", "device", "seed", "capture")}
+        pairs = compare(run, rows, inputs, how)
+        estimates |= pairs.estimates
     setting = {
         "run": None if run.path is None else str(run.path),
         "weights": run.weights,
@@ -176,7 +209,21 @@ def score(
         "particles": particles,
         "seed": seed,
     }
-    return Scores(estimates, _baseline(rows, estimates, seed), setting, index, refused)
+    return Scores(estimates, _baseline(rows, estimates, seed), setting, index, refused, pairs)
+
+
+def _evaluated(
+    run: Run, data: Data, metrics: Sequence[str], arguments: dict[str, Any]
+) -> tuple[dict[str, Estimate], str]:
+    r"""The figures, and why there is no evidence if that alone is refused."""
+    try:
+        return evaluate(run.model, run.guide, data, metrics, **arguments), ""
+    except ValueError as error:
+        others = tuple(name for name in metrics if name != "nll")
+        if "metrics=" not in str(error) or len(others) in (0, len(metrics)):
+            raise
+        refused = str(error).partition("; ")[0]
+        return evaluate(run.model, run.guide, data, others, **arguments), refused
 
 
 def _baseline(data: Data, estimates: dict[str, Estimate], seed: int) -> Estimate | None:

@@ -11,11 +11,12 @@ __all__ = [
     "is_point",
     "kl_divergence",
     "missing_values",
+    "unwrapped",
 ]
 
 from pyro_vae.distributions.categorical import Categorical
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.divergence import has_kl, kl_divergence
-from pyro_vae.distributions.innermost import factors, innermost, is_point
+from pyro_vae.distributions.innermost import factors, innermost, is_point, unwrapped
 from pyro_vae.distributions.partly_observed import PartlyObserved, missing_values
 from pyro_vae.distributions.poisson import Poisson

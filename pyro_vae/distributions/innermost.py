@@ -1,6 +1,6 @@
 r"""What a distribution is made of, beneath its wrappers."""
 
-__all__ = ["factors", "innermost", "is_point"]
+__all__ = ["factors", "innermost", "is_point", "unwrapped"]
 
 from typing import Any
 
@@ -16,6 +16,19 @@ def innermost(fn: Any) -> Any:
         Normal(loc: torch.Size([3]), scale: torch.Size([3]))
     """
     while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def unwrapped(fn: Any, *wrappers: Any) -> Any:
+    r"""The distribution beneath wrappers of some kinds.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> unwrapped(dist.Normal(torch.zeros(3), 1.0).to_event(1), Independent)
+        Normal(loc: torch.Size([3]), scale: torch.Size([3]))
+    """
+    while isinstance(fn, wrappers):
         fn = fn.base_dist
     return fn
 
@@ -38,6 +51,5 @@ def factors(fn: Any) -> Any | None:
         >>> factors(dist.MultivariateNormal(torch.zeros(3), torch.eye(3))) is None
         True
     """
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
+    fn = unwrapped(fn, Independent)
     return None if fn.event_shape else fn

@@ -15,7 +15,7 @@ from torch.distributions import (
     Normal,
 )
 
-from pyro_vae.distributions import has_kl, kl_divergence
+from pyro_vae.distributions import has_kl, kl_divergence, unwrapped
 
 _DRAWS = 4096
 
@@ -46,8 +46,7 @@ def marginals(fn: TorchDistribution) -> TorchDistribution | None:
     Returns:
         A distribution over numbers with batch shape :math:`(*, D)`, up to broadcasting.
     """
-    while isinstance(fn, Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
+    fn = unwrapped(fn, Independent, dist.MaskedDistribution)
     if isinstance(fn, MultivariateNormal | LowRankMultivariateNormal):
         return dist.Normal(fn.loc, fn.variance.sqrt())
     if isinstance(fn, dist.Delta):

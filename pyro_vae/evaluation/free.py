@@ -13,6 +13,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.distributions import unwrapped
 from pyro_vae.layout import Site
 
 Offsets = Mapping[str, Mapping[str, Tensor]]
@@ -149,9 +150,7 @@ def _arguments(fn: Any) -> dict[str, Parameter]:
 
 
 def _leaf(fn: Any) -> Any:
-    while isinstance(fn, Independent | MaskedDistribution):
-        fn = fn.base_dist
-    return fn
+    return unwrapped(fn, Independent, MaskedDistribution)
 
 
 def _family(fn: Any) -> str:

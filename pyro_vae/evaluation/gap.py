@@ -138,7 +138,7 @@ class _Run:
             for trace in (draw.guide_trace, draw.model_trace):
                 check_rows(trace, self.layout.plate, rows[0].shape[0])
             self._log_weights(draw)
-        check_weights(draw, pair.guide, rows)
+        check_weights(draw, pair.guide, rows, "the metric 'gap'")
         offsets_of(latent_sites(draw.guide_trace))
         elements, total = math.ceil(largest.elements / draw.batch_size), fields[0].shape[0]
         self.count = 1 if whole else total

@@ -108,7 +108,7 @@ class _Batch:
             draw = self._draw(1)
             for trace in (draw.guide_trace, draw.model_trace):
                 check_rows(trace, self.layout.plate, batch[0].shape[0])
-            check_weights(draw, pair.guide, batch)
+            check_weights(draw, pair.guide, batch, "what is missing")
         rows = draw.batch_size
         elements = math.ceil(largest.elements / rows)
         _, self.chunk = chunk_sizes(elements, rows, particles, rows, cut.device)

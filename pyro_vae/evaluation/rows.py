@@ -29,6 +29,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from pyro_vae.distributions import unwrapped
 from pyro_vae.layout import Layout, Site, frames, plate_dims, sample_sites
 from pyro_vae.pair import Pair
 
@@ -69,10 +70,8 @@ def blind_mean(fn: TorchDistribution) -> Tensor:
 
 def stated(fn: TorchDistribution, name: str) -> Tensor | None:
     r"""What a distribution tells of itself, such as its mean; ``None`` where it does not know."""
-    while isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
     try:
-        value: Tensor = getattr(fn, name)
+        value: Tensor = getattr(unwrapped(fn, MaskedDistribution), name)
     except (AttributeError, NotImplementedError):
         return None
     return value

@@ -75,7 +75,7 @@ class Scorer:
             if not bool(self.weigh(draw).isfinite().all()):
                 raise self._nonfinite(draw)
         if "nll" in self.metrics:
-            check_weights(draw, self.pair.guide, rows)
+            check_weights(draw, self.pair.guide, rows, "the metric 'nll'")
         self.features = discrete_features(draw)
         elements = math.ceil(largest.elements / draw.batch_size)
         return self._cut(elements, fields[0].shape[0], batch_size)

@@ -12,7 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae.capturable import Mode
-from pyro_vae.distributions import kl_divergence
+from pyro_vae.distributions import factors, kl_divergence, unwrapped
 from pyro_vae.draws import Draw
 from pyro_vae.evaluation.chunks import Largest, chunk_sizes
 from pyro_vae.evaluation.encoded import guide_draw, local_sites, rows_of
@@ -195,7 +195,8 @@ def _divergences(draw: Draw) -> dict[str, Tensor]:
 
 
 def _kl(draw: Draw, site: Site, prior: Site, analytic: bool) -> Tensor:
-    q, p, z = _features(site["fn"]), _features(prior["fn"]), site["value"]
+    q, p = (unwrapped(fn, Independent) for fn in (site["fn"], prior["fn"]))
+    z = site["value"]
     if analytic:
         return _weighed(kl_divergence(q, p).expand_as(z), draw, prior)
     return _weighed(q.log_prob(z), draw, site) - _weighed(p.log_prob(z), draw, prior)
@@ -208,16 +209,9 @@ def _weighed(terms: Tensor, draw: Draw, site: Site) -> Tensor:
     return scale_and_mask(terms, draw.scale(site), mask)
 
 
-def _features(fn: TorchDistribution) -> TorchDistribution:
-    r"""The features' own distributions, if they are independent; else what joins them."""
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
-
-
 def _factorises(fn: TorchDistribution) -> bool:
-    features = _features(fn)
-    return not features.event_shape and not isinstance(features, Delta | MaskedDistribution)
+    features = factors(fn)
+    return features is not None and not isinstance(features, Delta | MaskedDistribution)
 
 
 def _moments(

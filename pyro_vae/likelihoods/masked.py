@@ -7,7 +7,7 @@ from typing import ClassVar
 from pyro.distributions import Independent, TorchDistribution
 from torch import Size, Tensor, nn
 
-from pyro_vae.distributions import PartlyObserved
+from pyro_vae.distributions import PartlyObserved, unwrapped
 from pyro_vae.likelihoods.protocol import Likelihood
 
 
@@ -53,9 +53,7 @@ class Masked(nn.Module):
 
     def forward(self, outputs: Tensor, event_shape: Size) -> TorchDistribution:
         r"""Maps outputs with shape :math:`(*, P F)` to a distribution over ``event_shape``."""
-        fn: TorchDistribution = self.likelihood(outputs, event_shape)
-        while isinstance(fn, Independent):
-            fn = fn.base_dist
+        fn = unwrapped(self.likelihood(outputs, event_shape), Independent)
         features: TorchDistribution = PartlyObserved(fn)
         return features.to_event(len(event_shape))
 

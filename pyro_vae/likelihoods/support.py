@@ -8,7 +8,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.distributions import PartlyObserved
+from pyro_vae.distributions import PartlyObserved, unwrapped
 from pyro_vae.distributions.partly_observed import or_missing
 from pyro_vae.likelihoods.continuous import ContinuousBernoulli, Normal
 from pyro_vae.likelihoods.discrete import Bernoulli, Binomial, Categorical, Poisson
@@ -101,10 +101,8 @@ def _support(fn: Distribution | Likelihood, x: Tensor) -> tuple[Constraint | Non
         outputs = torch.zeros(fn.parameters_per_feature, device=x.device)
         return fn(outputs, Size()).support, repr(fn)
 
-    family = fn
-    wrappers = Independent | MaskedDistribution | ExpandedDistribution | PartlyObserved
-    while isinstance(family, wrappers):
-        family = family.base_dist
+    wrappers = (Independent, MaskedDistribution, ExpandedDistribution, PartlyObserved)
+    family = unwrapped(fn, *wrappers)
     try:
         return fn.support, type(family).__name__
     except NotImplementedError:

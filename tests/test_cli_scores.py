@@ -1,0 +1,99 @@
+r"""Tables of figures, and figures that were computed at other times."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pyro_vae.cli.merging import merged
+from pyro_vae.cli.scores import Scores
+from pyro_vae.evaluation import Estimate
+
+
+def table(estimates: dict[str, Estimate], **others: Any) -> dict[str, list[str]]:
+    r"""The rows by name."""
+    scores = Scores(estimates, None, {}, torch.arange(3), **others)
+    names, *columns = (list(column.cells) for column in scores.table("title").columns)
+    return dict(zip(map(str, names), map(list, zip(*columns, strict=True)), strict=True))
+
+
+def test_many_features_are_folded() -> None:
+    features = {f"kl.z[{d}]": Estimate(float(d), 0.0, 0.1) for d in range(50)}
+    found = table({"elbo": Estimate(-9.0, 0.1, 0.2), "kl.z": Estimate(1.0, 0.0, 0.1), **features})
+    first = [f"KL of z[{d}]" for d in range(49, 44, -1)]
+    assert list(found) == ["ELBO", "KL of z", *first, "KL of z[other 45]"]
+    assert found["KL of z[other 45]"][-1] == "nats, on average"
+
+
+@pytest.mark.parametrize(
+    "shape, loose", [(0.0, False), (0.1, False), (0.2, True), (math.nan, True)]
+)
+@pytest.mark.parametrize(
+    "name, khat, sign, words",
+    [("nll", "khat", -1, "evidence"), ("prior", "prior.khat", 1, "evidence by prior")],
+)
+def test_evidence_of_few_weights_is_a_bound(
+    shape: float, loose: bool, name: str, khat: str, sign: int, words: str
+) -> None:
+    share = Estimate(shape, math.nan, 0.0)
+    estimates = {name: Estimate(sign * -31.0, 0.5, 1.0), khat: share}
+    found = table(estimates)
+    (row,) = found.items()
+    assert row[0] == (f"{words}, at least" if loose else words)
+    assert row[1] == ["-31.0", "–" if loose else "± 0.5", "± 1.0", "nats"]
+    remark = Scores(estimates, None, {}, torch.arange(3)).remark
+    assert remark.startswith("The evidence is a lower bound") == loose
+    assert ("20%" in remark) == (shape == 0.2)
+
+
+def test_units_of_one_site_stand_once() -> None:
+    def units(*sites: str) -> list[str]:
+        names = ("active_units", *(f"active_units.{site}" for site in sites))
+        return list(table({name: Estimate(3.0, math.nan, math.nan) for name in names}))
+
+    assert units("z") == ["active units of z"]
+    assert units("a", "b") == ["active units", "active units of a", "active units of b"]
+
+
+BEFORE = {
+    **{"weights": "best", "data": "digits", "split": "test"},
+    **{"rows": 250, "particles": 9, "metrics": ["elbo", "nll"]},
+    "estimates": {"elbo": {"value": 1.0}, "ais": {"value": 4.0, "rows": 2, "particles": 3}},
+}
+NOW = {
+    **{"weights": "best", "data": "digits", "split": "test"},
+    **{"rows": 7, "particles": 5, "metrics": ["prior", "nll"]},
+    "estimates": {"prior": {"value": 2.0}},
+}
+
+
+def test_other_figures_are_kept_with_what_they_were_made_with(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    assert merged(NOW, path) == NOW
+    path.write_text(json.dumps(BEFORE))
+    assert merged(NOW, path) == {
+        **NOW,
+        "metrics": ["elbo", "nll", "prior"],
+        "estimates": {
+            "elbo": {"value": 1.0, "rows": 250, "particles": 9},
+            "ais": {"value": 4.0, "rows": 2, "particles": 3},
+            "prior": {"value": 2.0},
+        },
+    }
+    again = {**NOW, "estimates": {"elbo": {"value": 3.0}}}
+    assert merged(again, path)["estimates"]["elbo"] == {"value": 3.0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(json.dumps({**BEFORE, name: "other"}) for name in ("weights", "data", "split")),
+        *("", "[]", "null", "{}", json.dumps({**BEFORE, "estimates": [1]})),
+    ],
+)
+def test_figures_of_other_weights_or_data_are_not(text: str, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text(text)
+    assert merged(NOW, tmp_path / "evaluation.json") == NOW
