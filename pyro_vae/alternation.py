@@ -3,6 +3,7 @@ r"""How many steps the guide takes for each one of the model."""
 __all__ = ["Alternation", "EncoderSteps", "only_guide"]
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import index
@@ -121,7 +122,10 @@ def only_guide(pair: Pair, plan: Plan) -> Iterator[None]:
     for tensor in frozen:
         tensor.requires_grad_(False)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Pyro's store is told of them at the next step of both
+            warnings.filterwarnings("ignore", ".*was not registered in the param store")
+            yield
     finally:
         for tensor in frozen:
             tensor.requires_grad_(True)

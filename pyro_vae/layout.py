@@ -49,6 +49,7 @@ class Layout:
         chained: Guide sites whose density depends on what the guide drew before, or cannot be
             had with its parameters stopped.
         moved: Guide sites that are functions with parameters of auxiliary sites.
+        conditional: Latents whose prior depends on other latents.
     """
 
     nesting: int
@@ -61,6 +62,7 @@ class Layout:
     pooled: frozenset[str]
     chained: frozenset[str]
     moved: frozenset[str]
+    conditional: frozenset[str]
 
 
 def frames(site: Site) -> list[Any]:
@@ -133,6 +135,7 @@ def inspect(
         pooled=_pooled(q, local, fed),
         chained=frozenset(n for n in latent_sites(q) if fed.get(n)) | unstopped,
         moved=moved,
+        conditional=frozenset(n for n in latent_sites(p) if parents.get(n)),
     )
 
 

@@ -11,24 +11,26 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyro
 import pyro.infer
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pyro_vae.alternation import EncoderSteps
 from pyro_vae.capturable import Mode
 from pyro_vae.checks import Finding, check, check_rows, require, warn
-from pyro_vae.components import build, describe, files_of
+from pyro_vae.components import build
 from pyro_vae.data import Data, load
 from pyro_vae.devices import find_device
 from pyro_vae.evaluation import discrete_features
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
 from pyro_vae.programs import Program, modules, unchanged
+from pyro_vae.recipe import FIXED, Interval, recipe
 from pyro_vae.runs import Row, Run, RunFolder, Which, environment, programs_of
 from pyro_vae.svi import SVI
 from pyro_vae.threads import few_threads
@@ -36,14 +38,7 @@ from pyro_vae.training import Trainer
 
 _ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
-# the arguments that a run notes: parts, by their descriptions; plain ones that must be the same
-# where it goes on; and plain ones that may differ
-_PARTS = ("model", "guide", "objective", "optimizer", "schedule")
-_FIXED = ("schedule_interval", "clip_norm", "batch_size", "seed", "validation", "data_plate")
-_FREE = ("epochs", "patience", "workers", "capture")
-
 Source = Any  # what pyro_vae.data.load takes
-Interval = Literal["epoch", "step"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,7 @@ def fit(
     seed: int = 0,
     validation: bool = True,
     patience: int | None = None,
+    encoder_steps: EncoderSteps = 1,
     callbacks: Sequence[Callback] = (),
     workers: int = 0,
     capture: Mode = "auto",
@@ -128,6 +124,9 @@ def fit(
             each epoch.
         patience: The number of epochs without a better bound on the validation split after
             which training ends early.
+        encoder_steps: How many steps the guide takes for each one of the model, so that it does
+            not lag behind, which leads to posterior collapse; ``"aggressive"``: as many as still
+            help, until the mutual information of data and latents stops growing.
         callbacks: Called with an :class:`pyro_vae.loop.Event` after each epoch; one that
             returns True ends training.
         workers: The number of processes that read data which are not in memory.
@@ -165,7 +164,7 @@ def fit(
     """
     objective = build("ELBO", "objective") if objective is None else objective
     optimizer = build(_ADAM, "optimizer") if optimizer is None else optimizer
-    config = _config(dict(locals()))  # of all arguments
+    config = recipe(dict(locals()))  # of all arguments
     if run_dir is not None:  # before anything is loaded
         RunFolder.check(Path(run_dir), resume or overwrite)
     place = find_device(device)
@@ -173,6 +172,8 @@ def fit(
     for program in (model, guide):
         for module in modules(program).values():
             module.to(place)
+    if isinstance(objective, nn.Module):
+        objective.to(place)
     svi = SVI(
         model,
         guide,
@@ -195,6 +196,7 @@ def fit(
         workers=workers,
         validation=validation,
         patience=patience,
+        encoder_steps=encoder_steps,
         tell=partial(_tell, callbacks, model, guide),
     )
     with ExitStack() as stack:
@@ -232,35 +234,6 @@ def _loaded(data: Source, inputs: Sequence[str]) -> Data:
             f"expected inputs to be fields of the data, {list(found.train)}, got {missing}"
         )
     return found
-
-
-def _config(given: Mapping[str, Any]) -> dict[str, Any]:
-    r"""What repeats a fit that was given these arguments, if they are sound."""
-    for name in ("epochs", "batch_size"):
-        count = given[name]
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"expected {name} to be a whole number of at least 1, got {count!r}")
-    if given["schedule_interval"] not in get_args(Interval):
-        got = repr(given["schedule_interval"])
-        raise ValueError(f"expected an interval of 'epoch' or 'step', got {got}")
-    if given["run_dir"] is None and (given["resume"] or given["overwrite"]):
-        raise ValueError("expected run_dir, the folder of a run, with resume or overwrite")
-    if given["resume"] and given["overwrite"]:
-        raise ValueError("expected either resume or overwrite (--resume or --force), got both")
-    data = given["data"]
-    if isinstance(data, str | os.PathLike):
-        data = {"class_path": "pyro_vae.data.load", "init_args": {"source": os.fspath(data)}}
-    config = {
-        **{name: describe(given[name]) for name in _PARTS},
-        "data": describe(data),
-        **{name: given[name] for name in (*_FIXED, *_FREE)},
-        "inputs": list(given["inputs"]),
-        "device": str(given["device"]),
-        "precision": str(torch.get_default_dtype()).removeprefix("torch."),
-    }
-    if taken := [name for name in given["notes"] if name in config]:
-        raise ValueError(f"expected notes under names of their own, got {taken}")
-    return {**config, **given["notes"], "files": files_of(config)}
 
 
 def _prepare(
@@ -336,7 +309,7 @@ def _begin(
         lazy: Whether they make tensors when they are first called.
     """
     svi, data = trainer.svi, trainer.data
-    same = ("objective", "optimizer", "schedule", "inputs", "precision", *_FIXED)
+    same = ("objective", "optimizer", "schedule", "inputs", "precision", *FIXED)
     kept = {
         "programs": programs_of(config),
         "setting": {

@@ -1,6 +1,6 @@
 r"""Numbers that change while training goes on."""
 
-__all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Schedule", "as_schedule"]
+__all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Schedule", "as_schedule", "ends"]
 
 import math
 from abc import ABC, abstractmethod
@@ -60,7 +60,9 @@ class Constant(Schedule):
     def __init__(self, number: float | Tensor) -> None:
         super().__init__()
         self.register_buffer("time", None)  # nothing that a checkpoint would have to keep
-        tensor = number if isinstance(number, Tensor) else torch.tensor(float(number))
+        # of two widths, so that the number is the one that was given
+        plain = torch.tensor(float(number), dtype=torch.float64)
+        tensor = number if isinstance(number, Tensor) else plain
         self.register_buffer("number", tensor, persistent=False)
 
     def at(self, time: Tensor) -> Tensor:
@@ -198,11 +200,21 @@ def as_schedule(
             f"{type(value).__name__}"
         )
     schedule = value if isinstance(value, Schedule) else Constant(value)
-    ends = [getattr(schedule, end) for end in ("number", "start", "end") if hasattr(schedule, end)]
-    for number in map(float, ends):
+    for number in ends(schedule):
         if not (least <= number <= most and math.isfinite(number)):
             raise ValueError(f"expected {name} {_range(least, most)}, got {number}")
     return schedule
+
+
+def ends(schedule: Schedule) -> list[float]:
+    r"""The numbers that a schedule of ours lies between; none of one that is not ours.
+
+    Example:
+        >>> ends(Linear(0, 4)), ends(Constant(2))
+        ([0.0, 4.0], [2.0])
+    """
+    known = ("number", "start", "end")
+    return [float(getattr(schedule, end)) for end in known if hasattr(schedule, end)]
 
 
 def _range(least: float, most: float) -> str:

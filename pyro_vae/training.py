@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from pyro_vae.alternation import Alternation, EncoderSteps, only_guide
 from pyro_vae.checks import check, require
 from pyro_vae.data import Data, Fields
+from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import evaluate
 from pyro_vae.interrupts import Interrupts
 from pyro_vae.programs import modules
@@ -25,6 +26,10 @@ from pyro_vae.svi import SVI
 
 # what of a trainer is kept as it is; position counts batches of the epoch under way
 _PLAIN = ("history", "step", "epoch", "position", "sizes", "best", "ended")
+
+# of how many data mutual information is computed: it takes all pairs of them, and is at most the
+# logarithm of their number
+_ROWS = 1000
 
 
 class Trainer:
@@ -251,19 +256,22 @@ class Trainer:
 
     def _bound(self, split: Any) -> Row:
         r"""The bound on a split, with the same noise after each epoch."""
-        return self._estimates(split, "elbo")
+        return self._estimates(self.data.epoch(split, self.seeded()), "elbo")
 
     def _mutual_information(self) -> float:
         r"""That of data and latents, on data that are not trained on, if there are any."""
-        split = "validation" if self.data.validation else "train"
-        return self._estimates(split, "mutual_information")["mutual_information"]
+        split: Split = "validation" if self.data.validation else "train"
+        fields = self.data.epoch(split, self.seeded())
+        rows = torch.randperm(len(fields["x"]), generator=torch.Generator().manual_seed(self.seed))
+        few = {name: field[rows[:_ROWS]] for name, field in fields.items()}
+        return self._estimates(few, "mutual_information")["mutual_information"]
 
-    def _estimates(self, split: Any, metric: str) -> Row:
+    def _estimates(self, fields: Fields, metric: str) -> Row:
         pair = self.svi.pair
         estimates = evaluate(
             pair.model,
             pair.guide,
-            self.data.epoch(split, self.seeded()),
+            fields,
             metrics=(metric,),
             particles=1,
             inputs=self.inputs,

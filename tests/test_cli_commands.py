@@ -272,7 +272,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert "VAE" not in out
     assert "There is more" not in out
     assert main(["list"]) == 0
-    more = "There is more: pyro-vae list optimizers, schedules or activations"
+    more = "There is more: pyro-vae list optimizers, schedules, annealings or activations"
     assert capsys.readouterr().out.splitlines()[-1] == more
 
 

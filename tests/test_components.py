@@ -118,7 +118,7 @@ ROUND: dict[str, tuple[Any, Kind, Callable[[Any], Any], Any]] = {
     ),
     "objective": (
         {"class_path": "ELBO", "init_args": {"kl": "sampled", "particles": 5, "beta": 0.5}},
-        *("objective", lambda made: (made.kl, made.particles, float(made.beta))),
+        *("objective", lambda made: (made.kl, made.particles, made.beta().item())),
         ("sampled", 5, 0.5),
     ),
     "likelihood": ("Bernoulli", "likelihood", lambda made: made, Bernoulli()),
@@ -198,7 +198,10 @@ DESCRIBED: dict[str, tuple[Any, Any]] = {
         ELBO(particles=5),
         {
             "class_path": "pyro_vae.objectives.ELBO",
-            "init_args": {"kl": "auto", "particles": 5, "beta": 1.0},
+            "init_args": {
+                **{"kl": "auto", "particles": 5, "beta": 1.0, "free_bits": None},
+                **{"groups": "site", "gradient": "pathwise"},
+            },
         },
     ),
     "program": (VAE((4,)), {"given": "pyro_vae.models.vae.VAE"}),

@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
 
 # what fit takes and what nothing is checked for
 UNUSED = (
-    *("--epochs", "--validation", "--patience", "--clip-norm", "--schedule-interval"),
-    *("--workers", "--checkpoint-every"),
+    *("--epochs", "--validation", "--patience", "--encoder-steps", "--clip-norm"),
+    *("--schedule-interval", "--workers", "--checkpoint-every"),
 )
 
 
@@ -60,9 +60,12 @@ def _findings(options: dict[str, Any]) -> list["Finding"]:
     from pyro_vae.devices import find_device
     from pyro_vae.programs import modules
 
-    objective = build(options["objective"], "objective", **allowed(options))
     place = find_device(options["device"])
     data = build_data(options).to(place)
+    known = {"event_shape": list(data.event_shape)}
+    objective = build(options["objective"], "objective", known=known, **allowed(options))
+    if isinstance(objective, torch.nn.Module):
+        objective.to(place)
     pyro.set_rng_seed(options["seed"])
     programs = build_programs(options, data)
     for program in programs:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
 # what fit takes as it is
 TAKEN = (
     *("inputs", "schedule_interval", "clip_norm", "epochs", "batch_size", "device", "seed"),
-    *("validation", "patience", "workers", "capture", "resume", "checkpoint_every"),
-    *("data_plate",),
+    *("validation", "patience", "encoder_steps", "workers", "capture", "resume"),
+    *("checkpoint_every", "data_plate"),
 )
 
 
@@ -64,6 +64,12 @@ def add_training(found: ArgumentParser, hidden: Sequence[str] = ()) -> None:
         ("--data-plate", str | None, None, "name of the data plate, where it is not found"),
         ("--validation", bool, True, "whether the bound on validation data is computed"),
         ("--patience", PositiveInt | None, None, "epochs without a better one, then it ends"),
+        (
+            "--encoder-steps",
+            PositiveInt | Literal["aggressive"],
+            1,
+            "steps of the guide for each of the model (aggressive: as many as help)",
+        ),
         ("--clip-norm", PositiveFloat | None, None, "greatest norm of the gradient"),
         (
             "--schedule-interval",
@@ -99,12 +105,13 @@ def _fit(options: dict[str, Any]) -> None:
     from pyro_vae.components import build
     from pyro_vae.loop import fit
 
+    data = build_data(options)
+    known = {"event_shape": list(data.event_shape)}
     parts = {
-        kind: build(options[kind], kind, **allowed(options))
+        kind: build(options[kind], kind, known=known, **allowed(options))
         for kind in ("objective", "optimizer", "schedule")
         if options[kind] is not None
     }
-    data = build_data(options)
     pyro.set_rng_seed(options["seed"])
     model, guide = build_programs(options, data)
     folder = Path(options["out"]) if options["out"] else _new_folder(options, data)

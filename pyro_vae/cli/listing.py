@@ -22,6 +22,7 @@ KINDS = {
     "data": "data",
     "optimizers": "optimizer",
     "schedules": "schedule",
+    "annealings": "annealing",
     "activations": "activation",
 }
 PATHS = ("path", "pattern", "folder")
@@ -68,12 +69,13 @@ def _kind(name: str) -> str:
 
 
 def _described(kind: str) -> dict[str, str]:
-    from pyro_vae.components import choices, summary
+    from pyro_vae.components import bias, choices, summary
 
     if kind == "data":
         return _sources()
     part = KINDS[kind]
-    return {name: summary(thing) for name, thing in choices(part).items()}  # type: ignore[arg-type]
+    found = choices(part)  # type: ignore[arg-type]
+    return {n: " ".join(filter(None, (summary(p), bias(p)))) for n, p in found.items()}
 
 
 def _sources() -> dict[str, str]:

@@ -42,6 +42,8 @@ PARTS: dict[Kind, str | None] = {
 }
 _NONE = ("none", "null")
 _LOAD = "pyro_vae.data.load"
+# which part is meant where its arguments are given, but not its name
+_CONFIGURED: dict[Kind, str] = {"network": "mlp", "annealing": "Linear"}
 _FILLED = {
     "event_shape": "filled from the data",
     "likelihood": "filled from the data",
@@ -190,7 +192,7 @@ class _Choices:
         if typed is not None and (name is None or full_name(typed, kind) != full_name(name, kind)):
             given = {}
         configures = any(other.startswith(f"{flag}.") for other, _ in self.pairs)
-        fallback = "mlp" if kind == "network" and configures else default
+        fallback = _CONFIGURED.get(kind, default) if configures else default
         unset = kind in self.config and config is None and flag == f"--{kind}"
         name = typed if typed is not None else name or (None if unset else fallback)
         if name is None or (name in _NONE and default is None):
@@ -228,7 +230,7 @@ class _Choices:
         group = self.parser.add_argument_group(title, summary(thing))
         for name, argument in arguments(thing, kind).items():
             below = f"{flag}.{name}"
-            if argument.kind is not None:
+            if argument.kind is not None and not self._is_plain(below, argument, part.given):
                 made = self.add(below, argument.kind, part.given.get(name), None, group)
                 if made is not None or name in part.given:
                     part.parts[name] = made
@@ -236,11 +238,23 @@ class _Choices:
                 part.flags[name] = self._key(below)
                 self._add_argument(group, below, argument, texts.get(name, ""))
 
+    def _is_plain(self, flag: str, argument: Argument, given: Mapping[str, Any]) -> bool:
+        r"""Whether an argument that may be a part or plain data is plain data here."""
+        typed = self.last(flag)
+        value = typed if typed is not None else given.get(argument.name)
+        if argument.type is None or isinstance(value, Mapping):
+            return False
+        if value is None:
+            return not any(other.startswith(f"{flag}.") for other, _ in self.pairs)
+        return not isinstance(value, str) or value in _NONE or _is_number(value)
+
     def _add_argument(self, group: Any, flag: str, argument: Argument, text: str) -> None:
         needed = "required" if argument.required else None
         filled = "filled from the program" if argument.fact else _FILLED.get(argument.name)
         kind: Any = _anything if argument.type is Any else argument.type
         how: dict[str, Any] = {"metavar": argument.name.upper()}
+        if argument.kind is not None:
+            needed = f"or one of {', '.join(choices(argument.kind))}"
         if kind is bool:
             how = {"nargs": "?", "const": True}
         elif "Literal" in str(kind) or "bool" in str(kind):
@@ -290,6 +304,14 @@ def _check_flags(parser: ArgumentParser, flags: Sequence[str]) -> None:
             raise ValueError(
                 f"expected a flag of this command, got {flag}{suggestion(flag, known)}"
             )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _shown(default: Any) -> Any:

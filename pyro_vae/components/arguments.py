@@ -19,6 +19,7 @@ from pyro_vae.components.kinds import Kind
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.nn import FACTS
 from pyro_vae.objectives import Objective
+from pyro_vae.schedules import Schedule
 
 # what is given when a part is used, not when it is described
 _LATER: dict[Kind, frozenset[str]] = {
@@ -37,7 +38,7 @@ class Argument:
         name: Its name.
         default: Its default, or ``inspect.Parameter.empty``.
         type: The type of its plain values, without what is no plain data; None if there are none.
-        kind: The kind of part that it takes, if any.
+        kind: The kind of part that it takes, if any; it may take plain values, too.
         makers: Whether a function that makes the part will do.
         fact: Whether :func:`pyro_vae.nn.make_network` fills it.
     """
@@ -176,6 +177,8 @@ def _part(annotation: Any) -> tuple[Kind | None, bool]:
         return "likelihood", False
     if annotation is Objective:
         return "objective", False
+    if annotation is Schedule:
+        return "annealing", False
     if isclass(annotation) and issubclass(annotation, nn.Module):
         return "network", False
     return None, True

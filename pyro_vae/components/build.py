@@ -128,13 +128,18 @@ def _value(
     plain = isinstance(value, bool | int | float | str | list | tuple | Mapping)
     if argument is None or (not plain and (value is not None or argument.default is None)):
         return value
-    if argument.kind is None:
+    if argument.kind is None or (argument.type is not None and not _is_named(value)):
         return checked(argument, value, owner)
     part = build(value, argument.kind, allow=allow, files=files)
     if argument.kind == "network" and not argument.makers and isinstance(part, partial):
         _check_complete(owner, arguments(part, "model"), part.keywords)
         return part()
     return part
+
+
+def _is_named(value: Any) -> bool:
+    r"""Whether a value that may be plain is the description of a part."""
+    return isinstance(value, str | Mapping)
 
 
 def _called(name: str, thing: Any, kind: Kind, values: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.components import files
 from pyro_vae.components.arguments import arguments
 from pyro_vae.components.kinds import HOMES, Kind, exported
+from pyro_vae.schedules import Constant
 
 # by identity, since equal parts may have been made differently
 _MADE: dict[int, tuple[weakref.ref[Any], dict[str, Any]]] = {}
@@ -33,7 +34,7 @@ def describe(thing: Any) -> Any:
     The description of what was built is ``{"class_path": …, "init_args": {…}}``, also of
     exported classes, of likelihoods and objectives that keep their arguments as attributes, and
     of a :func:`functools.partial` of these. Of other things made in Python it is
-    ``{"given": their name}``, and plain data describe themselves.
+    ``{"given": their name}``, and plain data, and tensors of one number, describe themselves.
 
     Example:
         >>> import torch
@@ -49,6 +50,8 @@ def describe(thing: Any) -> Any:
         return [describe(value) for value in thing]
     if isinstance(thing, Mapping):
         return {str(name): describe(value) for name, value in thing.items()}
+    if (number := _number(thing)) is not None:
+        return number
     return _made(thing) or _named(thing) or _partial(thing) or _attributes(thing) or _given(thing)
 
 
@@ -83,19 +86,21 @@ def _partial(thing: Any) -> dict[str, Any] | None:
 
 
 def _attributes(thing: Any) -> dict[str, Any] | None:
-    r"""An instance of ours that keeps all its arguments as plain attributes of their names."""
-    kinds: tuple[Kind, ...] = ("likelihood", "objective")
+    r"""An instance of ours that keeps all its arguments as attributes of their names."""
+    kinds: tuple[Kind, ...] = ("likelihood", "objective", "annealing")
     for kind in kinds:
         if type(thing) in exported(HOMES[kind][0], kind).values():
-            values = {n: getattr(thing, n, thing) for n in arguments(type(thing), kind)}
-            values = {n: v.item() if _is_number(v) else v for n, v in values.items()}
-            if all(isinstance(v, bool | int | float | str | None) for v in values.values()):
+            names = arguments(type(thing), kind)
+            if all(hasattr(thing, name) for name in names):
+                values = {name: describe(getattr(thing, name)) for name in names}
                 return {"class_path": _path(type(thing)), "init_args": values}
     return None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 0
+def _number(thing: Any) -> float | None:
+    if isinstance(thing, Constant):
+        thing = thing.number
+    return thing.item() if isinstance(thing, Tensor) and thing.dim() == 0 else None
 
 
 def _given(thing: Any) -> dict[str, Any]:

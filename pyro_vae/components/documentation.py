@@ -1,6 +1,6 @@
 r"""What docstrings say, in plain text."""
 
-__all__ = ["argument_texts", "summary"]
+__all__ = ["argument_texts", "bias", "summary"]
 
 import inspect
 import re
@@ -21,6 +21,18 @@ def summary(thing: Any) -> str:
     return _sentence(parse(inspect.getdoc(thing) or "").short_description)
 
 
+def bias(thing: Any) -> str:
+    r"""What the section ``Bias:`` of a docstring says: for what an estimator is biased.
+
+    Example:
+        >>> from pyro_vae.objectives import IWAE
+        >>> bias(IWAE).partition(";")[0]
+        'Unbiased for the bound of K particles'
+    """
+    found = re.search(r"^Bias:\n((?:[ ]+.*\n)+)", inspect.getdoc(thing) or "", re.MULTILINE)
+    return _words(found[1]) if found else ""
+
+
 def argument_texts(thing: Any) -> dict[str, str]:
     r"""A sentence on each argument that a docstring explains.
 
@@ -37,9 +49,14 @@ def argument_texts(thing: Any) -> dict[str, str]:
 
 
 def _sentence(text: str | None) -> str:
-    plain = re.sub(r":\w+:`([^`]*)`|``([^`]*)``|`([^`]*)`", _role, text or "")
-    plain = re.sub(r"\s*\(default:[^()]*\)|\s*\bDefaults?:.*", "", " ".join(plain.split()))
+    plain = re.sub(r"\s*\(default:[^()]*\)|\s*\bDefaults?:.*", "", _words(text or ""))
     return re.split(r"(?<=[.])\s", plain, maxsplit=1)[0]
+
+
+def _words(text: str) -> str:
+    r"""A text without its marks, in one line."""
+    plain = re.sub(r":\w+:`([^`]*)`|``([^`]*)``|`([^`]*)`", _role, text)
+    return " ".join(plain.split())
 
 
 def _role(found: re.Match[str]) -> str:
@@ -57,7 +74,16 @@ def _formula(text: str) -> str:
 
 def _symbol(found: re.Match[str]) -> str:
     name = found[1]
-    known = {"to": "→", "mapsto": "→", "geq": "≥", "leq": "≤", "in": "∈", "sum": "∑", ",": " "}
+    known = {
+        "to": "→",
+        "mapsto": "→",
+        "geq": "≥",
+        "leq": "≤",
+        "neq": "≠",
+        "in": "∈",
+        "sum": "∑",
+        ",": " ",
+    }
     if name in known:
         return known[name]
     try:

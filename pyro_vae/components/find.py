@@ -13,13 +13,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae.components.files import defined_names, import_file, split_file
 from pyro_vae.components.kinds import HOMES, Kind, choices, exported, suggestion
+from pyro_vae.schedules import Schedule
 
-_ARTICLES: dict[Kind, str] = {"objective": "an", "activation": "an", "optimizer": "an", "data": ""}
+_ARTICLES: dict[Kind, str] = {
+    "objective": "an",
+    "activation": "an",
+    "optimizer": "an",
+    "annealing": "an",
+    "data": "",
+}
 _BASES: dict[Kind, type] = {
     "network": nn.Module,
     "activation": nn.Module,
     "optimizer": Optimizer,
     "schedule": LRScheduler,
+    "annealing": Schedule,
 }
 _FUNCTIONS: tuple[Kind, ...] = ("model", "guide", "network", "data")
 

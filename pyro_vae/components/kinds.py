@@ -24,6 +24,7 @@ Kind = Literal[
     "activation",
     "optimizer",
     "schedule",
+    "annealing",
     "data",
 ]
 
@@ -37,6 +38,7 @@ HOMES: dict[Kind, tuple[str, ...]] = {
     "activation": ("torch.nn",),
     "optimizer": ("torch.optim",),
     "schedule": ("torch.optim.lr_scheduler",),
+    "annealing": ("pyro_vae.schedules",),
     "data": ("pyro_vae.data",),
 }
 

@@ -1,8 +1,8 @@
 r"""How far the guide is from the prior, by site and by dimension."""
 
-__all__ = ["KL", "kl_dimensions", "kl_terms"]
+__all__ = ["KL", "check_kl", "kl_dimensions", "kl_terms"]
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -11,6 +11,12 @@ from pyro_vae.draws import Draw
 from pyro_vae.layout import Site, sample_sites
 
 KL = Literal["auto", "analytic", "sampled"]
+
+
+def check_kl(kl: str) -> None:
+    r"""Raises unless it is a way to have a divergence."""
+    if kl not in get_args(KL):
+        raise ValueError(f"expected kl to be one of {get_args(KL)}, got {kl!r}")
 
 
 def kl_terms(draw: Draw, kl: KL = "auto", stopped: bool = False) -> dict[str, Tensor]:

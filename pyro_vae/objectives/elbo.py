@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.counts import check_counts
 from pyro_vae.draws import Draw
 from pyro_vae.objectives.bound import Bound
-from pyro_vae.objectives.divergence import KL, kl_dimensions, kl_terms
+from pyro_vae.objectives.divergence import KL, check_kl, kl_dimensions, kl_terms
 from pyro_vae.objectives.pathwise import check_pathwise, check_stopped
 from pyro_vae.schedules import Schedule, as_schedule
 
@@ -31,9 +31,13 @@ class ELBO(nn.Module):
     :math:`\lambda` nothing presses it further down.
 
     Gradients are pathwise: every site of the guide must be reparametrised. With
-    :math:`\beta = 1` value and gradient are unbiased for the bound of the literature; with
-    another :math:`\beta` it is the objective of the beta-VAE, which bounds the evidence from
-    below if :math:`\beta \geq 1`. With free bits it lies below that, up to the noise of the mean.
+    :math:`\beta = 1` it is the bound of the literature; with another :math:`\beta` the objective
+    of the beta-VAE, which bounds the evidence from below if :math:`\beta \geq 1`. With free bits
+    it lies below that, up to the noise of the mean.
+
+    Bias:
+        Unbiased in value and gradient, but for ``"stl"`` where :math:`\beta \neq 1`, and for
+        free bits, which depend on the batch.
 
     Arguments:
         kl: ``"auto"`` takes the closed form of :math:`\text{KL}(q \| p)` at each site where it
@@ -89,9 +93,9 @@ class ELBO(nn.Module):
         gradient: Gradient = "pathwise",
     ) -> None:
         super().__init__()
-        for name, value, kinds in (("kl", kl, KL), ("groups", groups, Groups)):
-            if value not in get_args(kinds):
-                raise ValueError(f"expected {name} to be one of {get_args(kinds)}, got {value!r}")
+        check_kl(kl)
+        if groups not in get_args(Groups):
+            raise ValueError(f"expected groups to be one of {get_args(Groups)}, got {groups!r}")
         if gradient not in get_args(Gradient):
             raise ValueError(
                 f"expected gradient to be one of {get_args(Gradient)}, got {gradient!r}"

@@ -34,6 +34,10 @@ class IWAE:
 
     Gradients are pathwise: every site of the guide must be reparametrised.
 
+    Bias:
+        Unbiased for the bound of :math:`K` particles; ``"stl"`` is biased for the guide's gradient
+        where :math:`K > 1`. For the evidence, too low.
+
     Arguments:
         k: The number of particles :math:`K`.
         gradient: The estimator of the guide's gradient. With ``"stl"`` and ``"dreg"`` a guide

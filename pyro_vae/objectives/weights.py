@@ -1,13 +1,13 @@
 r"""Importance weights, and the draws that have them."""
 
-__all__ = ["check_weights", "check_whole", "log_weights", "shared_out"]
+__all__ = ["check_weights", "check_whole", "is_scaled", "log_weights", "shared_out"]
 
 from typing import Any
 
 from torch import Tensor
 
 from pyro_vae.draws import Draw
-from pyro_vae.layout import sample_sites
+from pyro_vae.layout import Site, sample_sites
 
 
 def log_weights(draw: Draw, stopped: bool = False) -> Tensor:
@@ -51,15 +51,21 @@ def check_weights(draw: Draw) -> None:
     check_whole(draw)
     for trace in (draw.guide_trace, draw.model_trace):
         for name, site in sample_sites(trace).items():
-            scale: Any = draw.scale(site)
-            # N/B * B/N is one up to rounding
-            if isinstance(scale, Tensor) or abs(scale - 1) > 1e-9:
+            if is_scaled(draw, site):
+                scale: Any = draw.scale(site)
                 raise ValueError(
                     f"expected no poutine.scale where particles are weighed, got "
                     f"{'a tensor' if isinstance(scale, Tensor) else scale} at site {name!r}: "
                     "scaled densities are no densities; weigh terms by the objective "
                     "(ELBO(beta=…)), or take ELBO(), which is linear in them"
                 )
+
+
+def is_scaled(draw: Draw, site: Site) -> bool:
+    r"""Whether ``poutine.scale`` gives a site's density another weight than one."""
+    scale: Any = draw.scale(site)
+    # N/B * B/N is one up to rounding
+    return isinstance(scale, Tensor) or bool(abs(scale - 1) > 1e-9)
 
 
 def check_whole(draw: Draw) -> None:
