@@ -116,9 +116,12 @@ class Diagnosis:
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
+        said: dict[str, str] = {}
         for finding in self.findings:
             severity = Text(finding.severity, style=_STYLES[finding.severity])
-            table.add_row(severity, finding.name, finding.words)
+            before = said.setdefault(finding.words, finding.name)
+            words = finding.words if before == finding.name else f"As for {before}."
+            table.add_row(severity, finding.name, words)
         return Group(table, "", Text(self._end()))
 
     def __str__(self) -> str:

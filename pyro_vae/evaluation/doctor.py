@@ -118,18 +118,16 @@ def diagnose(
         part = dict(zip(inputs, _at(fields, chosen[:most]), strict=True))
         setting: dict[str, Any] = {"data_plate": data_plate, "data_size": data_size or size}
         setting |= {"device": device, "seed": seed, "capture": capture, "inputs": inputs}
-        return evaluate(
-            model, guide, part, (metric,), particles, batch_size=batch_size, **setting
-        )
+        return evaluate(model, guide, part, (metric,), particles, batch_size=batch_size, **setting)
 
     figures, missing = _measured(ask, size if whole else _GAP_ROWS)
-    seen = Seen(figures, missing, independent)
+    seen = Seen(figures, missing, len(chosen), independent)
     return Diagnosis(tuple(symptom(seen) for symptom in SYMPTOMS), len(chosen), size)
 
 
 def _measured(ask: Ask, gap_rows: int) -> tuple[dict[str, Estimate], dict[str, str]]:
     r"""The figures, and why some are not there."""
-    figures, missing = ask("rate_distortion", None), {}
+    figures, missing = ask("rate_distortion", None), dict[str, str]()
     gaps = {"gap": (partial(gap, steps=_GAP_STEPS),)}
     for name, metrics in {**_METRICS, **gaps}.items():
         for metric in metrics:
@@ -143,9 +141,9 @@ def _measured(ask: Ask, gap_rows: int) -> tuple[dict[str, Estimate], dict[str, s
 
 
 def _reason(error: Exception) -> str:
-    r"""What was expected and what came, without what to do about it."""
-    text = " ".join(str(error).split())
-    return re.split(r"[:;] (?:ask for|put|give|evaluate) ", text)[0].rstrip(".")
+    r"""What was expected and what came, without what for, and what to do about it."""
+    text = re.sub(r", for [^,]*,", ",", " ".join(str(error).split()))
+    return re.split(r"[:;] ", text)[0].rstrip(".")
 
 
 def _at(fields: tuple[Tensor, ...], index: Tensor) -> list[Tensor]:

@@ -25,6 +25,8 @@ _LARGE, _HUGE = 1 / 3, 1 / 2
 _NAT = 0.1  # what is less is never called a loss
 
 _WARM_UP = ("--objective.beta", "Linear")
+_FULL: tuple[str, ...] = ("--guide", "AmortizedMultivariateNormal")
+_IWAE: tuple[str, ...] = ("--objective", "IWAE", "--objective.k", "50")
 _FREE_BITS = ("--objective.free_bits", "0.1", "--objective.groups", "dimension")
 
 
@@ -35,11 +37,13 @@ class Seen:
     Arguments:
         figures: The figures by name.
         missing: Why others are not there, by what they are needed for.
+        rows: How many data they are of.
         independent: Whether the guide's features are independent normals.
     """
 
     figures: Mapping[str, Estimate]
     missing: Mapping[str, str]
+    rows: int
     independent: bool = True
 
     def value(self, name: str) -> float:
@@ -53,7 +57,7 @@ class Seen:
     @property
     def units(self) -> dict[str, bool]:
         r"""Whether each latent feature is in use, by name; nothing where it is not known."""
-        found = {}
+        found: dict[str, bool] = {}
         for name, estimate in self.figures.items():
             if name.startswith("active_units.") and estimate.per_datum is not None:
                 site = name.removeprefix("active_units.")
@@ -81,7 +85,7 @@ class Seen:
 
 
 def collapse(seen: Seen) -> Finding:
-    r"""Whether the posterior is the prior."""
+    r"""Whether the posterior is the same for all data."""
     figures = seen.some("rate", "mutual_information", "active_units")
     if not seen.units:
         return _unknown("collapse", seen, "units", figures)
@@ -89,7 +93,7 @@ def collapse(seen: Seen) -> Finding:
         words = f"Latents are in use: they cost {seen.value('rate'):.3g} nats a datum{_told(seen)}."
         return Finding("collapse", "well", words, figures)
     words = (
-        f"The posterior has collapsed: it is the prior, whatever the data are "
+        f"The posterior has collapsed: it is the same whatever the data are "
         f"(rate {seen.value('rate'):.2g} nats, {sum(seen.units.values())} of {len(seen.units)} "
         "units active)."
     )
@@ -105,7 +109,7 @@ def collapse(seen: Seen) -> Finding:
 def _told(seen: Seen) -> str:
     if "mutual_information" not in seen.figures:
         return ""
-    return f", and tell at least {seen.value('mutual_information'):.3g} of which one it is"
+    return f", and tell at least {max(seen.value('mutual_information'), 0):.3g} of which one it is"
 
 
 def units(seen: Seen) -> Finding:
@@ -131,12 +135,12 @@ def decoder(seen: Seen) -> Finding:
     figures = seen.some("shuffled.loss", "mutual_information")
     if "shuffled.loss" not in seen.figures:
         return _unknown("decoder", seen, "shuffled", figures)
-    if seen.collapsed:
-        words = "Whether the decoder reads its latents does not show: there is nothing in them."
-        return Finding("decoder", "unknown", words, figures)
     loss, held = seen.value("shuffled.loss"), seen.value("rate")
-    if "mutual_information" in seen.figures:  # the rate may be more, as that of unlike posteriors
+    if "mutual_information" in seen.figures:  # the rate is more, where posteriors are no prior
         held = seen.value("mutual_information")
+    if seen.collapsed or held < _LEAST_RATE:
+        words = "Not told: where latents hold nothing, nobody sees whether the decoder reads them."
+        return Finding("decoder", "unknown", words, figures)
     words = f"with those of other data it loses {loss:.3g} nats; they hold {held:.3g} or more."
     if loss >= _HALF_READ * held:
         return Finding("decoder", "well", f"The decoder reads its latents: {words}", figures)
@@ -152,7 +156,7 @@ def regularisation(seen: Seen) -> Finding:
     r"""Whether latents are pressed to the prior too much or too little."""
     figures = seen.some("rate", "distortion", "trade_off", "trade_off.fit")
     if seen.collapsed:
-        words = "Over-regularised, or never in use: all is distortion, nothing is rate."
+        words = "Over-regularised, or never in use: what latents cost tells nothing of the data."
         return Finding("regularisation", "ill", words, figures)
     if "trade_off" not in seen.figures:
         return _unknown("regularisation", seen, "trade_off", figures)
@@ -160,7 +164,7 @@ def regularisation(seen: Seen) -> Finding:
         words = "Not told: the guide is not at the optimum of any weight of the divergence."
         return Finding("regularisation", "unknown", words, figures)
     weight = seen.weight
-    bought = f"one more nat in the latents would save {weight:.2g} nats of distortion"
+    bought = f"one more nat in the latents would save {weight:.2g} of distortion"
     if 1 / _OFF < weight < _OFF:
         words = f"Neither too much nor too little: {bought}, and 1 is the balance of the bound."
         return Finding("regularisation", "well", words, figures)
@@ -182,7 +186,9 @@ def prior(seen: Seen) -> Finding:
         return _unknown("prior", seen, "prior_mismatch", figures)
     mismatch, rate = seen.value("prior_mismatch"), seen.value("rate")
     share = f"{mismatch:.2g} of {rate:.3g} nats of rate"
-    lost = _lost(mismatch, rate)
+    each = seen.figures["prior_mismatch"].per_datum
+    chance = 0 if each is None else 2 * len(each) / seen.rows  # twice what there is on average
+    lost = _lost(mismatch - chance, rate)
     if lost == "well":
         words = f"Encodings of all data together look like the prior (but for {share})."
         return Finding("prior", "well", words, figures)
@@ -197,7 +203,10 @@ def inference(seen: Seen) -> Finding:
     if "gap" not in seen.figures:
         return _unknown("inference", seen, "gap", figures)
     whole, rate = max(seen.value("gap"), 0.0), seen.value("rate")
-    lost = _lost(whole, rate) if _surely("gap", seen) else "well"
+    lost = _lost(whole, rate)
+    if lost != "well" and not _surely("gap", seen):
+        words = f"Not told: the gap of {whole:.2g} nats may be none; take more particles."
+        return Finding("inference", "unknown", words, figures)
     if lost == "well":
         words = f"The guide is no bottleneck: it costs {whole:.2g} of {rate:.3g} nats of rate."
         words += " What is left to gain lies in the model."
@@ -206,17 +215,13 @@ def inference(seen: Seen) -> Finding:
     if seen.value("gap.approximation") > seen.value("gap.amortisation"):
         part = f"{seen.value('gap.approximation'):.2g} as its family is too small"
         advice = "another guide" if seen.independent else "more particles"
-        flags = (
-            ("--guide", "AmortizedMultivariateNormal")
-            if seen.independent
-            else ("--objective", "IWAE", "--objective.k", "50")
-        )
+        flags = _FULL if seen.independent else _IWAE
     else:
         part = f"{seen.value('gap.amortisation'):.2g} as its encoder misses the best of its family"
         advice, flags = "more steps for the encoder, or a larger one", ("--encoder-steps", "5")
         if _misweighted(seen):
             part += ", as one does that was trained for another weight"
-            advice, flags = "mend the regularisation first", ()
+            advice, flags = "", ()  # mend the regularisation first
     return Finding("inference", lost, f"{words}, {part}.", figures, advice, flags)
 
 

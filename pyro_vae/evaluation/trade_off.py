@@ -125,7 +125,9 @@ def _gradients(
         for term in both
     ]
     return {
-        ".".join(key): torch.stack([_over_data(part[i], sites[key[0]], layout) for part in gradients])
+        ".".join(key): torch.stack(
+            [_over_data(part[i], sites[key[0]], layout) for part in gradients]
+        )
         for i, key in enumerate(keys)
     }
 
