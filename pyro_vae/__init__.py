@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pyro_vae.checks import check as check
     from pyro_vae.evaluation import Estimate as Estimate
     from pyro_vae.evaluation import decode as decode
+    from pyro_vae.evaluation import diagnose as diagnose
     from pyro_vae.evaluation import encode as encode
     from pyro_vae.evaluation import evaluate as evaluate
     from pyro_vae.evaluation import impute as impute
@@ -28,7 +29,10 @@ _HOMES = {
     "fit": "loop",
     "Run": "runs",
     **dict.fromkeys(
-        ("Estimate", "decode", "encode", "evaluate", "impute", "reconstruct", "sample", "traverse"),
+        (
+            *("Estimate", "decode", "diagnose", "encode", "evaluate", "impute", "reconstruct"),
+            *("sample", "traverse"),
+        ),
         "evaluation",
     ),
 }

@@ -25,6 +25,7 @@ from pyro_vae.cli.common import only_json
 COMMANDS = {
     "fit": ("fitting", "train a model and its guide, evaluate and draw them"),
     "evaluate": ("evaluating", "estimate a run's bound and evidence on data"),
+    "diagnose": ("diagnosing", "say in plain words what is wrong with a run, and what to try"),
     "sample": ("sampling", "draw data from a run's model"),
     "reconstruct": ("reconstructing", "encode and decode data"),
     "traverse": ("traversing", "move latent features, and decode them"),

@@ -1,7 +1,9 @@
-r"""Evaluation: estimates with their errors, and what a model generates."""
+r"""Evaluation: estimates with their errors, what they say, and what a model generates."""
 
 from pyro_vae.evaluation.baseline import independent_evidence as independent_evidence
 from pyro_vae.evaluation.curve import rate_distortion_curve as rate_distortion_curve
+from pyro_vae.evaluation.diagnosis import Diagnosis as Diagnosis
+from pyro_vae.evaluation.doctor import diagnose as diagnose
 from pyro_vae.evaluation.estimate import Estimate as Estimate
 from pyro_vae.evaluation.folding import fold as fold
 from pyro_vae.evaluation.generation import decode as decode

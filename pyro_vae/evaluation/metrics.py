@@ -19,9 +19,12 @@ from pyro_vae.evaluation.evidence import ais, bdmc, prior
 from pyro_vae.evaluation.fields import Source, select
 from pyro_vae.evaluation.gap import gap
 from pyro_vae.evaluation.information import mutual_information
+from pyro_vae.evaluation.mismatch import prior_mismatch
 from pyro_vae.evaluation.rate_distortion import rate_distortion
 from pyro_vae.evaluation.setting import evaluating, parameter_dtype
+from pyro_vae.evaluation.shuffled import shuffled
 from pyro_vae.evaluation.smoothness import smoothness
+from pyro_vae.evaluation.trade_off import trade_off
 from pyro_vae.evaluation.units import active_units, kl_per_dimension
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
@@ -72,6 +75,9 @@ METRICS: Mapping[str, Metric] = {
     "kl_per_dimension": kl_per_dimension,
     "mutual_information": mutual_information,
     "barber_agakov": barber_agakov,
+    "prior_mismatch": prior_mismatch,
+    "shuffled": shuffled,
+    "trade_off": trade_off,
     "smoothness": smoothness,
     "gap": gap,
 }
@@ -80,7 +86,7 @@ DEFAULT = ("elbo", "nll")
 # figures that densities of the data enter, and how often
 _DENSITIES = {
     **{"elbo": 1, "log_likelihood": 1, "nll": -1, "prior": 1, "ais": 1},
-    **{"bdmc.lower": 1, "bdmc.upper": 1, "distortion": -1},
+    **{"bdmc.lower": 1, "bdmc.upper": 1, "distortion": -1, "shuffled": 1},
 }
 
 

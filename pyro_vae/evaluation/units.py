@@ -1,6 +1,6 @@
 r"""Single latent features: whether data move them, and what they cost."""
 
-__all__ = ["active_units", "kl_per_dimension"]
+__all__ = ["THRESHOLD", "active_units", "kl_per_dimension"]
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from pyro_vae.evaluation.streaming import Moments
 from pyro_vae.layout import Site, sample_sites
 from pyro_vae.pair import Pair
 
-_THRESHOLD = 0.01
+THRESHOLD = 0.01  # of the variance of an active unit (Burda et al., 2016)
 
 Fields = tuple[Tensor, ...]
 Draws = Callable[[Fields, int], Draw]
@@ -95,7 +95,7 @@ def active_units(
 
     found = _moments(draws, _expectations, fields, place, particles, batch_size, seed)
     variances = {name: (m.var(0) - v.nan_to_num(0).mean(0)).cpu() for name, (m, v) in found.items()}
-    counts = {f".{name}": (values > _THRESHOLD).sum() for name, values in variances.items()}
+    counts = {f".{name}": (values > THRESHOLD).sum() for name, values in variances.items()}
     values = {"": torch.cat([*variances.values()]), **{f".{n}": v for n, v in variances.items()}}
     counts[""] = sum(counts.values(), torch.tensor(0))
     return {
