@@ -378,6 +378,38 @@ def test_a_guide_that_runs_twice_must_be_the_same_twice(objective: Any, layer: A
     assert svi.step(*batch).isfinite()
 
 
+class Recurrent(nn.Module):
+    r"""Dropout inside a layer of another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.LSTM(1, 8, num_layers=2, dropout=0.5), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.inner(x.T.unsqueeze(-1))[0][-1])
+        return found
+
+
+class Functional(nn.Linear):
+    r"""Dropout that is no layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.3, self.training)
+
+
+@pytest.mark.filterwarnings("ignore:.*non-contiguous.*")
+@pytest.mark.parametrize("network", [Recurrent, lambda: Functional(F, 6)])
+@pytest.mark.parametrize("objective", STOPPING)
+def test_whatever_makes_it_another(objective: Any, network: Any) -> None:
+    model, guide, batch = ZOO["bottom_up"]()
+    guide.first = network()
+    svi = SVI(model, guide, torch.optim.Adam, objective(), capture=False)
+    with pytest.raises(ValueError, match=r"\['z2'\] depend .* got other densities .* \['z1'\]"):
+        svi.step(*batch)
+    guide.eval()
+    assert svi.step(*batch).isfinite()
+
+
 @pytest.mark.parametrize("objective", STOPPING)
 def test_a_guide_that_runs_once_may_change(objective: Any) -> None:
     layers = (nn.Linear(F, 6), nn.Dropout(0.3), nn.BatchNorm1d(6), nn.Linear(6, 2 * D))
