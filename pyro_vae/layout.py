@@ -50,6 +50,8 @@ class Layout:
             had with its parameters stopped.
         moved: Guide sites that are functions with parameters of auxiliary sites.
         conditional: Latents whose prior depends on other latents.
+        varying: Guide sites, where some are chained, whose density of the same values differs
+            from run to run.
     """
 
     nesting: int
@@ -63,6 +65,7 @@ class Layout:
     chained: frozenset[str]
     moved: frozenset[str]
     conditional: frozenset[str]
+    varying: frozenset[str]
 
 
 def frames(site: Site) -> list[Any]:
@@ -114,6 +117,8 @@ def inspect(
         p = poutine.trace(replayed).get_trace(*args, **kwargs)
         parents, fed = _upstream(model, p, args, kwargs), _upstream(guide, q, args, kwargs)
         unstopped, moved = _unstopped(guide, fed, args, kwargs)
+        chained = frozenset(n for n in latent_sites(q) if fed.get(n)) | unstopped
+        varying = _varying(guide, q, args, kwargs) if chained else frozenset()
 
     enumerated, imputed = _match(q, p)
     plate = _data_plate(q, p, data_plate)
@@ -133,9 +138,10 @@ def inspect(
         ),
         shared=frozenset(sites) - local if plate is not None else frozenset(),
         pooled=_pooled(q, local, fed),
-        chained=frozenset(n for n in latent_sites(q) if fed.get(n)) | unstopped,
+        chained=chained,
         moved=moved,
         conditional=frozenset(n for n in latent_sites(p) if parents.get(n)),
+        varying=varying,
     )
 
 
@@ -261,6 +267,21 @@ def _unstopped(
         and fed.get(name, set()) & helpers
     }
     return frozenset(n for n, term in densities.items() if term.requires_grad), frozenset(moved)
+
+
+def _varying(
+    guide: Program, q: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> frozenset[str]:
+    r"""Guide sites whose density of the same values is another in a second run."""
+    again = poutine.trace(poutine.replay(guide, trace=q)).get_trace(*args, **kwargs)
+    others, found = latent_sites(again), set()
+    for name, site in latent_sites(q).items():
+        before = site["fn"].log_prob(site["value"])
+        after = others[name]["fn"].log_prob(site["value"]) if name in others else before
+        # sums may be taken in another order, on a GPU say
+        if not torch.allclose(before, after, rtol=1e-3, atol=1e-3, equal_nan=True):
+            found.add(name)
+    return frozenset(found)
 
 
 def _pooled(q: Trace, local: set[str], fed: Mapping[str, set[str]]) -> frozenset[str]:

@@ -192,13 +192,16 @@ def as_schedule(
 
     Raises:
         TypeError: If it is none of the three.
-        ValueError: If a value is out of range, or not finite.
+        ValueError: If a value is out of range, or not finite, or if there are several.
     """
     if not isinstance(value, int | float | Tensor | Schedule):
         raise TypeError(
             f"expected {name} to be a number or a schedule of pyro_vae.schedules, got "
             f"{type(value).__name__}"
         )
+    if isinstance(value, Tensor) and value.dim():
+        shape = tuple(value.shape)
+        raise ValueError(f"expected {name} to be one number, got a tensor with shape {shape}")
     schedule = value if isinstance(value, Schedule) else Constant(value)
     for number in ends(schedule):
         if not (least <= number <= most and math.isfinite(number)):

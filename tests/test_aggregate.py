@@ -276,6 +276,30 @@ def test_a_single_datum_has_no_discrepancy() -> None:
         InfoVAE()(pair.draw((x[:1],), {}))
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_prior_that_would_not_learn_is_refused(trained: bool) -> None:
+    r"""Draws of a mixture have no gradient: its components would stay where they are."""
+    locs = torch.tensor([-1.0, 2.0], requires_grad=trained)
+
+    def model(x: Tensor) -> None:
+        components = dist.Normal(locs, 1.0)
+        with pyro.plate("data", x.shape[0], dim=-1):
+            prior = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), components)
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.5))
+
+    draw = Pair(model, guide).draw((torch.randn(5),), {})
+    if not trained:
+        assert InfoVAE(alpha=1.0)(draw).value.isfinite().all()
+        return
+    with pytest.raises(ValueError, match="got MixtureSameFamily with trained parameters at 'z'"):
+        InfoVAE(alpha=1.0)(draw)
+
+
 def test_discrete_latents_are_refused() -> None:
     def program(x: Tensor, loc: float = 0.0) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):

@@ -71,6 +71,23 @@ def test_the_sleep_gradient_of_global_latents(data_size: int) -> None:
     assert (error < 0.2 * expected.abs().max()).all()
 
 
+def test_dreams_of_integers_are_integers() -> None:
+    r"""Counts are drawn as floating-point numbers, which could index no table."""
+    table = torch.randn(50)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 0.1))
+            pyro.sample("x", dist.Poisson(z.exp()), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(table[x], 1.0))
+
+    draw = Pair(model, guide).draw((torch.arange(5),), {})
+    assert dream(draw)["z"].isfinite().all()
+
+
 def test_no_gradient_reaches_the_model() -> None:
     bits = OneLayer()
     draw = bits.pair.draw((bits.x,), {})

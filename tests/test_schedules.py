@@ -67,6 +67,11 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "free bits": (lambda: ELBO(free_bits=-1), ValueError, "free_bits to be .*at least 0, got -1"),
     "nan": (lambda: as_schedule(torch.nan, "gamma"), ValueError, "gamma to be finite, got nan"),
     "both": (lambda: as_schedule(2, "a", 0, 1), ValueError, "a to be between 0 and 1, got 2"),
+    "several": (
+        lambda: ELBO(beta=torch.ones(2)),
+        ValueError,
+        r"beta to be one number, got a tensor with shape \(2,\)",
+    ),
     "kind": (lambda: ELBO(beta="1"), TypeError, "beta to be a number or a schedule .*got str"),  # type: ignore[arg-type]
 }
 

@@ -196,6 +196,52 @@ def test_of_transforms_that_are_modules_only_the_path_is_left(flows: list[str]) 
         assert ours.any()
 
 
+class ChainedFlow(PyroModule):
+    r"""z1 ~ N(loc, 1), z2 ~ N(z1, 1) sent through a transform that remembers what it drew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow = transforms.affine_autoregressive(D, [4])
+        self.loc = nn.Parameter(torch.tensor([0.3, -0.5]))
+
+    def second(self, z1: Tensor) -> Any:
+        base = dist.Normal(z1, 1.0).to_event(1)
+        return dist.TransformedDistribution(base, [self.flow])
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(self.loc, 1.0).to_event(1))
+            pyro.sample("z2", self.second(z1))
+
+
+def test_a_chain_through_a_transform_inverts_it_anew() -> None:
+    r"""Expected: log q of a copy whose parameters are constants, along the path of both values."""
+
+    def chained(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            zero = x.new_zeros(D)
+            z1 = pyro.sample("z1", dist.Normal(zero, 1.0).to_event(1))
+            z2 = pyro.sample("z2", dist.Normal(zero, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((z1 + z2).sum(-1), 1.0), obs=x)
+
+    guide, copy = ChainedFlow(), ChainedFlow()
+    copy.load_state_dict(guide.state_dict())
+    draw = Pair(chained, guide).draw((torch.randn(N),), {}, 3)
+    assert draw.layout.chained == {"z2"}
+    values, leaves = [draw.values["z1"], draw.values["z2"]], list(guide.parameters())
+    z1, z2 = points = [value.detach().requires_grad_() for value in values]
+    fixed = dist.Normal(copy.loc.detach(), 1.0).to_event(1).log_prob(z1)
+    density = fixed + copy.second(z1).log_prob(z2)
+    slopes = torch.autograd.grad(density.sum(), points)
+    expected = torch.autograd.grad(values, leaves, slopes, retain_graph=True)
+    stopped = draw.combine(draw.stopped_log_guide.items())
+
+    torch.testing.assert_close(stopped, density)
+    found = torch.autograd.grad(stopped.sum(), leaves)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_chain_keeps_the_path_through_earlier_latents() -> None:
     r"""z1 = a + e1, z2 = b z1 + c e2 (scale c), so that by hand, with e2 and z1 as functions:
 
@@ -373,6 +419,38 @@ def test_a_guide_that_runs_twice_must_be_the_same_twice(objective: Any, layer: A
     with pytest.raises(
         ValueError, match=rf"\['z2'\] depend .* got {type(layer()).__name__} 'first"
     ):
+        svi.step(*batch)
+    guide.eval()
+    assert svi.step(*batch).isfinite()
+
+
+class Recurrent(nn.Module):
+    r"""Dropout inside a layer of another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.LSTM(1, 8, num_layers=2, dropout=0.5), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.inner(x.T.unsqueeze(-1))[0][-1])
+        return found
+
+
+class Functional(nn.Linear):
+    r"""Dropout that is no layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.3, self.training)
+
+
+@pytest.mark.filterwarnings("ignore:.*non-contiguous.*")
+@pytest.mark.parametrize("network", [Recurrent, lambda: Functional(F, 6)])
+@pytest.mark.parametrize("objective", STOPPING)
+def test_whatever_makes_it_another(objective: Any, network: Any) -> None:
+    model, guide, batch = ZOO["bottom_up"]()
+    guide.first = network()
+    svi = SVI(model, guide, torch.optim.Adam, objective(), capture=False)
+    with pytest.raises(ValueError, match=r"\['z2'\] depend .* got other densities .* \['z1'\]"):
         svi.step(*batch)
     guide.eval()
     assert svi.step(*batch).isfinite()

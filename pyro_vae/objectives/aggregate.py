@@ -164,7 +164,8 @@ class InfoVAE(nn.Module):
 
     Raises:
         ValueError: If an argument is out of range; when called, if there is no data plate, no
-            local latent, one whose prior depends on other latents, or a batch of one datum.
+            local latent, one whose prior depends on other latents, or has trained parameters and
+            draws that are not reparametrised, or a batch of one datum.
 
     References:
         | InfoVAE: Balancing Learning and Inference in Variational Autoencoders (Zhao et al., 2019)
@@ -297,5 +298,13 @@ def _rows(draw: Draw, site: Site, value: Tensor) -> Tensor:
 def _made(site: Site, prior: Site) -> Tensor:
     r"""Draws of a site's prior, one for each of the guide's; a replayed prior may have fewer."""
     fn = prior["fn"].expand(site["fn"].batch_shape)
-    made: Tensor = fn.rsample() if fn.has_rsample else fn.sample()
-    return made
+    if fn.has_rsample:
+        return fn.rsample()
+    # of a constant prior no gradient is lost
+    if prior["fn"].log_prob(site["value"].detach()).requires_grad:
+        raise ValueError(
+            f"expected a prior that is constant, or has reparametrised draws, got "
+            f"{type(prior['fn']).__name__} with trained parameters at {prior['name']!r}, which "
+            "would not learn from the discrepancy: use ELBO() or BetaTC()"
+        )
+    return fn.sample()

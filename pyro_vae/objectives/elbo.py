@@ -36,8 +36,8 @@ class ELBO(nn.Module):
     it lies below that, up to the noise of the mean.
 
     Bias:
-        Unbiased in value and gradient, but for ``"stl"`` where :math:`\beta \neq 1`, and for
-        free bits, which depend on the batch.
+        Unbiased in value and gradient for any :math:`\beta`, but for free bits, which depend on the
+        batch.
 
     Arguments:
         kl: ``"auto"`` takes the closed form of :math:`\text{KL}(q \| p)` at each site where it
@@ -47,10 +47,10 @@ class ELBO(nn.Module):
             a warm-up of the divergence; ``objective.beta.number.fill_(0.5)`` sets it by hand.
         free_bits: The :math:`\lambda \geq 0` in nats, or its schedule; ``None``: no free bits.
         groups: Whether each ``"site"`` is a group, or each ``"dimension"`` of each site.
-        gradient: ``"pathwise"``, or ``"stl"``: also unbiased where :math:`\beta = 1`, but
-            without the derivative of :math:`\log q` by its parameters, so that no noise is left
-            where the guide is the posterior. It samples the divergence. A guide whose sites
-            depend on one another runs twice.
+        gradient: ``"pathwise"``, or ``"stl"``: also unbiased, since the derivative of
+            :math:`\log q` by its parameters, which it leaves out, has mean zero; with
+            :math:`\beta = 1` no noise is left where the guide is the posterior. It samples the
+            divergence. A guide whose sites depend on one another runs twice.
 
     Raises:
         ValueError: If an argument is out of range; when called, if a guide site is not

@@ -70,6 +70,13 @@ def check_stopped(draw: Draw, gradient: str) -> None:
                     f"{type(module).__name__} {name!r} in training mode: leave it out, put the "
                     "guide into eval() mode, or use gradient='standard'"
                 )
+    if draw.layout.varying:
+        raise ValueError(
+            f"expected a guide that is the same twice for gradient={gradient!r}, since "
+            f"{sorted(draw.layout.chained)} depend on earlier sites and it runs again, got other "
+            f"densities of the same values at {sorted(draw.layout.varying)}: switch dropout off "
+            "(F.dropout, and that of recurrent layers, too), or use gradient='standard'"
+        )
 
 
 def check_imputed(draw: Draw) -> None:

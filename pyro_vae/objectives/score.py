@@ -47,7 +47,8 @@ class ScoreFunction(nn.Module):
     above 1, so that the steps of the guide's discrete part are shorter than its gradient.
 
     Bias:
-        Unbiased in value and gradient, whatever the baseline.
+        Unbiased in value and gradient, whatever the baseline; with ``normalize`` the score
+        function's part of the gradient is shortened.
 
     Arguments:
         particles: The number of particles :math:`K`.
