@@ -27,6 +27,7 @@ from pyro_vae.components import build
 from pyro_vae.data import Data, load
 from pyro_vae.devices import find_device
 from pyro_vae.evaluation import discrete_features
+from pyro_vae.interrupts import Interrupts
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
 from pyro_vae.programs import Program, modules, unchanged
@@ -162,6 +163,7 @@ def fit(
         >>> run.history[-1]["elbo"] > run.history[0]["elbo"]
         True
     """
+    # longer than others because each argument is said once where it belongs, and nothing is decided
     objective = build("ELBO", "objective") if objective is None else objective
     optimizer = build(_ADAM, "optimizer") if optimizer is None else optimizer
     config = recipe(dict(locals()))  # of all arguments
@@ -169,11 +171,8 @@ def fit(
         RunFolder.check(Path(run_dir), resume or overwrite)
     place = find_device(device)
     dataset = _loaded(data, inputs).to(place)
-    for program in (model, guide):
-        for module in modules(program).values():
-            module.to(place)
-    if isinstance(objective, nn.Module):
-        objective.to(place)
+    for part in (model, guide, objective):
+        _move(part, place)
     svi = SVI(
         model,
         guide,
@@ -199,17 +198,40 @@ def fit(
         encoder_steps=encoder_steps,
         tell=partial(_tell, callbacks, model, guide),
     )
+    folder = None
+    if run_dir is not None:
+        folder = RunFolder(run_dir, resume=resume, overwrite=overwrite, every=checkpoint_every)
+    config, interrupts = _train(trainer, folder, config, schedule, progress)
+    interrupts.obey()
+    which: Which = "best" if trainer.use_best() else "last"
+    path = None if run_dir is None else Path(run_dir)
+    return Run(model, guide, trainer.history, path, config, which)
+
+
+def _move(part: Any, place: torch.device) -> None:
+    r"""Moves the modules of a program, or an objective that is one, to a device."""
+    for module in [part] if isinstance(part, nn.Module) else modules(part).values():
+        module.to(place)
+
+
+def _train(
+    trainer: Trainer,
+    folder: RunFolder | None,
+    config: dict[str, Any],
+    schedule: Callable[[Optimizer], LRScheduler] | None,
+    progress: bool,
+) -> tuple[dict[str, Any], Interrupts]:
+    r"""Trains to the end or to a signal; returns what repeats the run, and the signals."""
+    svi, epochs = trainer.svi, config["epochs"]
     with ExitStack() as stack:
-        folder = None
-        if run_dir is not None:
-            folder = RunFolder(run_dir, resume=resume, overwrite=overwrite, every=checkpoint_every)
+        if folder is not None:
             stack.enter_context(folder)
         stack.enter_context(unchanged())
-        if place.type != "cpu":  # plain functions make their tensors where they are told to
-            stack.enter_context(place)
+        if trainer.device.type != "cpu":  # plain functions make tensors where they are told to
+            stack.enter_context(trainer.device)
         known = set(svi.tensors())
-        batch = _prepare(trainer, schedule, schedule_interval)
-        work = batch_size * sum(parameter.numel() for parameter in svi.pair.parameters.values())
+        batch = _prepare(trainer, schedule, config["schedule_interval"])
+        work = trainer.batch_size * sum(p.numel() for p in svi.pair.parameters.values())
         stack.enter_context(few_threads(work))
         if folder is not None:
             lazy = not set(svi.tensors()) <= known
@@ -217,10 +239,7 @@ def fit(
         interrupts = trainer.run(epochs, folder, progress)
         if folder is not None:
             config = _end(folder, trainer, config)
-    interrupts.obey()
-    which: Which = "best" if trainer.use_best() else "last"
-    path = None if run_dir is None else Path(run_dir)
-    return Run(model, guide, trainer.history, path, config, which)
+    return config, interrupts
 
 
 def _loaded(data: Source, inputs: Sequence[str]) -> Data:

@@ -28,7 +28,6 @@ TRACED = [
     ("global_latent", "MIWAE"),
     ("global_latent", "TVO"),
 ]
-COMPILED = [("vae", "Renyi, scheduled"), ("vae", "TVO")]
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +41,5 @@ def test_traced(row: str, objective: str) -> None:
     check(row, objective, {"backend": "aot_eager"})
 
 
-@pytest.mark.parametrize(("row", "objective"), COMPILED)
-def test_compiled(row: str, objective: str) -> None:
-    check(row, objective, {"options": {"fallback_random": True}})
+def test_compiled() -> None:
+    check("vae", "TVO", {"options": {"fallback_random": True}})

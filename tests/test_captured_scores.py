@@ -99,11 +99,6 @@ def test_traced(row: str, name: str) -> None:
     check(row, name, {"backend": "aot_eager"})
 
 
-@pytest.mark.usefixtures("rows")
-def test_compiled() -> None:
-    check("vae", "ScoreFunction", {"options": {"fallback_random": True}})
-
-
 def test_compiled_bits() -> None:
     r"""The compiler draws bits from other noise: means of 50 steps lie within 4 errors.
 

@@ -38,13 +38,12 @@ def test_traced(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None
     check(row, name, {"backend": "aot_eager"})
 
 
-@pytest.mark.parametrize("name", ["GECO"])
-def test_compiled(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setitem(OBJECTIVES, name, MINE[name])
-    check("vae", name, {"options": {"fallback_random": True}})
+def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES, "GECO", MINE["GECO"])
+    check("vae", "GECO", {"options": {"fallback_random": True}})
 
 
-@pytest.mark.parametrize("name", ["GECO", "BetaTC", "InfoVAE", "warm-up"])
+@pytest.mark.parametrize("name", ["GECO", "BetaTC"])
 def test_batches_of_any_size_share_two_graphs(name: str) -> None:
     adam = partial(torch.optim.Adam, lr=1e-3)
     losses: list[list[float]] = []
@@ -55,7 +54,7 @@ def test_batches_of_any_size_share_two_graphs(name: str) -> None:
         svi.capture.compiling = {"backend": "aot_eager"}
         svi.capture.others = 100  # of other sizes already
         losses.append([])
-        for size in (7, 7, 5, 4, 3):
+        for size in (7, 7, 5, 3):
             pyro.set_rng_seed(size)
             losses[-1].append(svi.step(x[:size]).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-10)

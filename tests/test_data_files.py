@@ -457,7 +457,7 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "NaN": (
         lambda path: npy(path, NAN),
         {},
-        r"a.npy: train 'x': expected finite .* got 1 that are not, the first, nan, at \(2, 1\)",
+        r"a.npy: train 'x': expected finite .* got 1 that are not, the first, nan, at \(2, 1\); .*--data.missing true",
     ),
     "infinite": (lambda _: (X, np.where(Y == 1, np.inf, 0.5)), {}, "train 'y': .* finite"),
     "constant": (
@@ -570,7 +570,7 @@ ERRORS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "csv empty cell": (
         table("a,b\n1,2\n1,\n"),
         {},
-        r"a.csv: expected a value in row 3, column 2 \(b\), got an empty cell",
+        r"a.csv: expected a value in row 3, column 2 \(b\), got an empty cell.*--data.missing true",
     ),
     "csv blank cell": (
         table("a,b\nu,  \nv,w\nu,w\n"),

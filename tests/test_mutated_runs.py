@@ -13,7 +13,7 @@ from pyro_vae import Run, fit
 from pyro_vae.components import build
 from pyro_vae.data import load
 
-MUTANTS = 2000
+MUTANTS = 1000
 FILES = ("config.yaml", "last.safetensors", "best.safetensors", "environment.json", "metrics.csv")
 
 # what would leave a marker behind, or import what nobody asked for

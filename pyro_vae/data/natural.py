@@ -13,6 +13,7 @@ from pyro_vae.likelihoods import (
     Binomial,
     ContinuousBernoulli,
     Likelihood,
+    Masked,
     NormalLearnedScale,
     Poisson,
 )
@@ -62,5 +63,7 @@ def value_range(xs: Sequence[Tensor], likelihood: Likelihood) -> tuple[float, fl
             return 0.0, float(likelihood.total_count)
         case Poisson():
             return 0.0, bounds(xs)[1]
+        case Masked():
+            return value_range(xs, likelihood.likelihood)
         case _:
             return bounds(xs)

@@ -12,7 +12,7 @@ from pyro_vae.data.natural import natural_likelihood, value_range
 from pyro_vae.data.raw import Raw
 from pyro_vae.data.standardize import Standardization
 from pyro_vae.data.survey import Survey
-from pyro_vae.likelihoods import Bernoulli, NormalLearnedScale
+from pyro_vae.likelihoods import Bernoulli, Masked, NormalLearnedScale
 
 
 def prepare(
@@ -21,6 +21,7 @@ def prepare(
     surveys: dict[str, Survey],
     binarization: Binarization,
     standardize: bool | None,
+    missing: bool,
     seed: int,
 ) -> Data:
     r"""Standardises or binarises splits, and puts them into the default dtype.
@@ -31,13 +32,21 @@ def prepare(
         surveys: What there is among the values of ``x``, in all rows together.
         binarization: As :func:`load` has it.
         standardize: Whether to standardise; None does so unless the data are binary.
+        missing: Whether NaN is what is missing.
         seed: Of static binarisation.
 
     Raises:
-        ValueError: If the data can be neither, or both are asked for.
+        ValueError: If the data can be neither, or both are asked for; if what is missing would
+            be binarised.
     """
     if standardize and binarization != "none":
         raise ValueError(f"{raw.origin}: expected either standardize or binarization, got both")
+
+    if missing and binarization != "none":
+        raise ValueError(
+            f"{raw.origin}: expected either missing or binarization, got both: binarise what is "
+            "observed first, and load the zeros and ones with missing=True"
+        )
 
     xs = {split: fields["x"] for split, fields in splits.items()}
     likelihood = raw.likelihood or natural_likelihood(list(surveys.values()))
@@ -64,13 +73,13 @@ def prepare(
         train=done["train"],
         validation=done.get("validation", {}),
         test=done.get("test", {}),
-        natural=likelihood,
+        natural=Masked(likelihood) if missing else likelihood,
         value_range=value_range([cast({"x": part})["x"] for part in extremes], likelihood),
         classes=raw.classes,
         binarization=binarization,
         standardization=standardization,
         columns=raw.columns,
-        source=raw.source | {"seed": seed},
+        source=raw.source | {"seed": seed} | ({"missing": True} if missing else {}),
     )
 
 

@@ -23,6 +23,7 @@ from pyro_vae.data.tables import read_table
 from pyro_vae.data.vision import SETS, image_set
 
 ROWS = ("validation", "test", "standardize")
+HOLES = (*ROWS, "missing")
 IMAGES = "torchvision's image sets"
 FOLDER = "folders"
 SHARDS = "patterns of .npz"
@@ -33,12 +34,12 @@ OPTIONS = {
     "fashion-mnist": ("root", "download"),
     "static-mnist": ("root",),
     IMAGES: ("root", "download", "size", *ROWS),
-    ".npy": (*ROWS, "mmap"),
-    ".npz": ROWS,
-    ".csv": (*ROWS, "label"),
-    SHARDS: ROWS,
-    FOLDER: (*ROWS, "size"),
-    MEMORY: ROWS,
+    ".npy": (*HOLES, "mmap"),
+    ".npz": HOLES,
+    ".csv": (*HOLES, "label"),
+    SHARDS: HOLES,
+    FOLDER: (*HOLES, "size"),
+    MEMORY: HOLES,
     "Data": (),
 }
 NAMES = sorted({kind for kind in OPTIONS if "mnist" in kind or kind == "digits"} | set(SETS))
@@ -57,6 +58,7 @@ def load(
     standardize: bool | None = None,
     size: int | None = None,
     mmap: bool | None = None,
+    missing: bool = False,
     seed: int = 0,
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
@@ -104,6 +106,10 @@ def load(
             it is binary or to be binarised.
         size: What the shorter side of images is scaled to, of which the central square is kept.
         mmap: Whether the rows of a .npy file stay there, whatever its size.
+        missing: Whether NaN, and in a table an empty cell, is a value that is not known: then the
+            natural likelihood is one of the observed features
+            (:class:`pyro_vae.likelihoods.Masked`), and an encoder has to know what to make of
+            NaN, as :func:`pyro_vae.nn.masked_mlp` does.
         seed: Of the splits that are drawn, and of static binarisation.
         root: The folder to look in, instead of ``$PYRO_VAE_DATA`` and then the user's cache
             (``~/.cache/pyro_vae``, or that under ``$XDG_CACHE_HOME``).
@@ -131,6 +137,7 @@ def load(
     given = {
         **{"validation": validation, "test": test, "label": label, "standardize": standardize},
         **{"root": root, "download": download or None, "size": size, "mmap": mmap},
+        "missing": missing or None,
     }
     check_options(kind, [name for name, value in given.items() if value is not None])
     if isinstance(source, Data):
@@ -142,12 +149,12 @@ def load(
         raise ValueError(f"expected size to be a whole number of at least 1, got {size!r}")
 
     place = None if root is None else Path(root)
-    raw = read(source, kind, label, place, download, size, mmap)
-    surveys = check_raw(raw.splits, raw.origin)
+    raw = read(source, kind, label, place, download, size, mmap, missing)
+    surveys = check_raw(raw.splits, raw.origin, missing)
     splits = draw_splits(raw.splits, validation, test, seed, raw.origin)
     if standardize is None:
         standardize = None if kind == ".csv" and binarization == "none" else False
-    return prepare(raw, splits, surveys, binarization, standardize, seed)
+    return prepare(raw, splits, surveys, binarization, standardize, missing, seed)
 
 
 def kind_of(source: Any) -> str:
@@ -200,6 +207,7 @@ def read(
     download: bool,
     size: int | None,
     mmap: bool | None,
+    missing: bool,
 ) -> Raw:
     r"""Reads a source of a kind."""
     match kind:
@@ -212,7 +220,7 @@ def read(
         case "static-mnist":
             return named.static_mnist(root)
         case ".npy" | ".npz" | ".csv":
-            return read_path(expanded(source), kind, label, mmap)
+            return read_path(expanded(source), kind, label, mmap, missing)
     if kind == IMAGES:
         return image_set(source, root, download, size)
     if kind == FOLDER:
@@ -225,7 +233,7 @@ def read(
     return Raw(name, name, splits_of(source, name))
 
 
-def read_path(path: Path, kind: str, label: str | None, mmap: bool | None) -> Raw:
+def read_path(path: Path, kind: str, label: str | None, mmap: bool | None, missing: bool) -> Raw:
     r"""Reads a file of a kind."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else f"nothing in {path.parent.absolute()}"
@@ -242,6 +250,6 @@ def read_path(path: Path, kind: str, label: str | None, mmap: bool | None) -> Ra
         case ".npz":
             return Raw(path.stem, str(path), read_npz(path))
         case _:
-            x, y, classes, columns = read_table(path, label)
+            x, y, classes, columns = read_table(path, label, missing)
             fields = {"x": x} if y is None else {"x": x, "y": y}
             return Raw(path.stem, str(path), {"train": fields}, None, classes, columns)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.lazy import chunks
+from pyro_vae.data.survey import observed_extremes
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Standardization:
         r"""The standardisation of rows, which leaves some features as they are.
 
         Arguments:
-            x: The rows, with shape :math:`(N, \text{event\_shape})`.
+            x: The rows, with shape :math:`(N, \text{event\_shape})`; NaN does not count.
             which: The features to standardise, with shape ``event_shape``.
 
         Raises:
@@ -50,18 +51,22 @@ class Standardization:
               (Chan, Golub & LeVeque, 1979)
             | http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf
         """
-        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-        # equal numbers may deviate from their mean by rounding
-        constant, first = which.clone(), x[:1]
+        count = mean = squares = torch.zeros((), dtype=torch.float64, device=x.device)
+        low, high = count + torch.inf, count - torch.inf
         for part in map(Tensor.double, chunks(x)):
-            rows = part.shape[0]
-            average = part.mean(dim=0)
-            change = average - mean.to(part)
-            within = (part - average).square().sum(dim=0)
-            squares = squares.to(part) + within + change.square() * (count * rows / (count + rows))
-            mean = mean.to(part) + change * (rows / (count + rows))
-            count += rows
-            constant &= (part == first.double()).all(dim=0)
+            holes = part.isnan()
+            rows = (~holes).sum(dim=0)
+            average = part.masked_fill(holes, 0.0).sum(dim=0) / rows.clamp(min=1)
+            change = average - mean
+            within = (part - average).masked_fill(holes, 0.0).square().sum(dim=0)
+            share = rows / (count + rows).clamp(min=1)
+            squares = squares + within + change.square() * count * share
+            mean = mean + change * share
+            count = count + rows
+            least, greatest = observed_extremes(part)
+            low, high = low.minimum(least), high.maximum(greatest)
+        # equal numbers may deviate from their mean by rounding
+        constant = which & (low >= high)
         if constant.any():
             index = tuple(constant.nonzero()[0].tolist())
             raise ValueError(

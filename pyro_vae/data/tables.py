@@ -68,7 +68,7 @@ class Columns:
         """
         return torch.stack(
             [
-                block.argmax(dim=-1).to(x) if name in self.levels else block.squeeze(-1)
+                level(block) if name in self.levels else block.squeeze(-1)
                 for name, block in zip(self.names, self.blocks(x), strict=True)
             ],
             dim=-1,
@@ -82,8 +82,13 @@ class Columns:
         )
 
 
+def level(block: Tensor) -> Tensor:
+    r"""The index of the largest feature, with shape :math:`(*)`; NaN where one is missing."""
+    return block.argmax(dim=-1).to(block).masked_fill(block.isnan().any(dim=-1), math.nan)
+
+
 def read_table(
-    path: Path, label: str | None = None
+    path: Path, label: str | None = None, missing: bool = False
 ) -> tuple[Tensor, Tensor | None, tuple[str, ...] | None, Columns]:
     r"""Reads the features, the labels, the labels' names and the columns of a .csv file.
 
@@ -95,13 +100,15 @@ def read_table(
     Arguments:
         path: The file.
         label: The name of the column that holds the labels, which are numbered in sorted order.
+        missing: Whether a cell that is empty, or ``nan``, is missing: all features of its column
+            are NaN.
 
     Raises:
         ValueError: If a cell is empty or not finite, a column mixes words and numbers, holds one
             value or a different word in each row, rows have different lengths, there are no
             rows, or there is no column ``label``.
     """
-    names, rows = header(path, read_rows(path))
+    names, rows = header(path, read_rows(path, missing))
     columns = dict(zip(names, zip(*rows.values(), strict=True), strict=True))
     if label is not None and label not in columns:
         raise ValueError(f"{path}: expected a column {label!r}, got {', '.join(names)}")
@@ -127,8 +134,8 @@ def read_table(
     return torch.cat(features, dim=-1), y, classes, Columns(tuple(columns), levels)
 
 
-def read_rows(path: Path) -> list[list[str]]:
-    r"""The cells of a file, all of them filled, in rows of equal length."""
+def read_rows(path: Path, missing: bool) -> list[list[str]]:
+    r"""The cells of a file, all filled but for what is missing, in rows of equal length."""
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip("\n")
         first = text.partition("\n")[0]
@@ -148,12 +155,14 @@ def read_rows(path: Path) -> list[list[str]]:
             )
 
         row[:] = [cell.strip() for cell in row or [""] * width]
-        if "" in row:
+        if missing:
+            row[:] = ["" if is_nan(cell) else cell for cell in row]
+        elif "" in row:
             place = row.index("")
             raise ValueError(
                 f"{path}: expected a value in row {number}, column {place + 1} "
-                f"({rows[0][place] or 'without a name'}), got an empty cell; fill it in, or remove "
-                "the row or the column"
+                f"({rows[0][place] or 'without a name'}), got an empty cell; fill it in, remove "
+                "the row or the column, or give missing=True (--data.missing true)"
             )
     return rows
 
@@ -166,6 +175,8 @@ def header(path: Path, rows: list[list[str]]) -> tuple[list[str], dict[int, list
     )
     names = [str(place) for place in range(1, len(first) + 1)] if bare else first
 
+    if "" in names:
+        raise ValueError(f"{path}: expected a name of each column, got none of some: name them")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{path}: expected columns of different names, got {twice!r} twice")
@@ -177,6 +188,8 @@ def header(path: Path, rows: list[list[str]]) -> tuple[list[str], dict[int, list
 
 def read_labels(origin: str, cells: Mapping[int, str]) -> tuple[Tensor, tuple[str, ...]]:
     r"""The labels of the rows, and the labels' names."""
+    if empty := [row for row, cell in cells.items() if not cell]:
+        raise ValueError(f"{origin}: expected a label in row {empty[0]}, got none; give it one")
     values = as_numbers(origin, cells)
     if values is not None and not all(value.is_integer() for value in values):
         raise ValueError(f"{origin}: expected labels, words or integers, got fractions")
@@ -185,7 +198,18 @@ def read_labels(origin: str, cells: Mapping[int, str]) -> tuple[Tensor, tuple[st
 
 
 def read_features(origin: str, cells: Mapping[int, str]) -> tuple[Tensor, tuple[str, ...] | None]:
-    r"""The features of the rows, with shape :math:`(N, L)`, and the levels of words."""
+    r"""The features of the rows, with shape :math:`(N, L)`, NaN of empty cells, and the levels."""
+    known = {row: cell for row, cell in cells.items() if cell}
+    if not known:
+        raise ValueError(f"{origin}: expected values in some rows, got none; remove the column")
+    block, levels = read_known(origin, known)
+    whole = block.new_full((len(cells), block.shape[1]), math.nan)
+    whole[torch.tensor([bool(cell) for cell in cells.values()])] = block
+    return whole, levels
+
+
+def read_known(origin: str, cells: Mapping[int, str]) -> tuple[Tensor, tuple[str, ...] | None]:
+    r"""The features of rows whose cells are filled, and the levels of words."""
     values = as_numbers(origin, cells)
     if len(set(values or cells.values())) == 1:
         raise ValueError(
@@ -224,6 +248,12 @@ def as_number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
+
+
+def is_nan(cell: str) -> bool:
+    r"""Whether a cell holds what is not a number."""
+    value = as_number(cell)
+    return value is not None and math.isnan(value)
 
 
 def as_numbers(origin: str, cells: Mapping[int, str]) -> list[float] | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.capturable import Mode
 from pyro_vae.counts import check_counts
+from pyro_vae.distributions import unwrapped
 from pyro_vae.evaluation.diagnosis import Diagnosis
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.fields import Source, select
@@ -152,10 +153,5 @@ def _at(fields: tuple[Tensor, ...], index: Tensor) -> list[Tensor]:
 
 def _is_independent(pair: Pair, batch: tuple[Tensor, ...]) -> bool:
     r"""Whether the guide's features are independent normals."""
-    found = []
-    for site in latent_sites(pair.draw(batch, {}).guide_trace).values():
-        fn = site["fn"]
-        while isinstance(fn, Independent):
-            fn = fn.base_dist
-        found.append(isinstance(fn, Normal))
-    return all(found)
+    sites = latent_sites(pair.draw(batch, {}).guide_trace).values()
+    return all(isinstance(unwrapped(site["fn"], Independent), Normal) for site in sites)

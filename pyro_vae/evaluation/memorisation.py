@@ -131,11 +131,20 @@ def nearest(points: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         Distances, the smallest first, and indices, with shapes :math:`(M, k)`.
 
+    Raises:
+        ValueError: If a value is not finite.
+
     Example:
         >>> nearest(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0], [3.0]]), 2)[1]
         tensor([[1, 0]])
     """
     points, rows = points.flatten(1), rows.flatten(1)
+    for values in (points, rows):
+        if bad := int((~values.isfinite()).sum()):
+            raise ValueError(
+                f"expected finite rows, which have distances, got {bad} of {values.numel()} values "
+                "NaN or infinite: impute what is missing first (pyro_vae.evaluation.impute)"
+            )
     centre = rows.mean(0)
     # products of rows lose digits, most where all are far from 0: what they find is measured anew
     kept, chunk = min(rows.shape[0], count + 4), max(1, _ELEMENTS // rows.shape[0])
