@@ -11,9 +11,18 @@ import pyro.distributions as dist
 import pytest
 import torch
 from commands import FIT, document, images
-from linear import VAR, D, F, Linear
-from measured import measure
-from test_ppca import affine, inverse_positive
+from ill import (
+    bad_encoder,
+    blind,
+    collapsed,
+    dead_unit,
+    far_from_the_prior,
+    healthy,
+    lagging,
+    small_family,
+    weighted,
+)
+from linear import D, F
 from torch import Tensor
 from zoo import ZOO
 
@@ -24,10 +33,7 @@ from pyro_vae.cli.options import parse_options
 from pyro_vae.data import load
 from pyro_vae.evaluation import Estimate, doctor
 from pyro_vae.evaluation.diagnosis import Diagnosis, Finding
-from pyro_vae.evaluation.mismatch import prior_mismatch
-from pyro_vae.evaluation.shuffled import shuffled
 from pyro_vae.evaluation.symptoms import SYMPTOMS, Seen
-from pyro_vae.evaluation.trade_off import trade_off
 from pyro_vae.runs import Run
 
 NAMES = [symptom.__name__ for symptom in SYMPTOMS]
@@ -36,79 +42,6 @@ NAMES = [symptom.__name__ for symptom in SYMPTOMS]
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_GAP_STEPS", 60)
-
-
-def encode_by(linear: Linear, A: Tensor, scale: Tensor) -> None:
-    raw = inverse_positive(scale)
-    weight = torch.cat([A, torch.zeros(D, F)])
-    state = {"weight": weight, "bias": torch.cat([-A @ linear.b, raw])}
-    linear.guide.encoder.load_state_dict(state)
-
-
-def weighted(beta: float) -> Linear:
-    r"""The guide is the best for the divergence weighted by beta."""
-    linear, noise = Linear(), beta * VAR
-    encode_by(linear, linear.W.T / (1 + noise), torch.full((D,), noise / (1 + noise)).sqrt())
-    return linear
-
-
-def healthy() -> Linear:
-    return weighted(1.0)
-
-
-def lagging() -> Linear:
-    r"""The guide is the prior, though the decoder is none that ignores latents."""
-    linear = Linear()
-    encode_by(linear, torch.zeros(D, F), torch.ones(D))
-    return linear
-
-
-def blind() -> Linear:
-    r"""The guide tells data apart, the decoder does not look."""
-    linear = Linear()
-    linear.decoder.weight.data.zero_()
-    return linear
-
-
-def collapsed() -> Linear:
-    linear = lagging()
-    linear.decoder.weight.data.zero_()
-    return linear
-
-
-def dead_unit() -> Linear:
-    linear = healthy()
-    A, scale = linear.A.clone(), torch.tensor([linear.scale, 1.0])
-    A[1] = 0
-    linear.decoder.weight.data[:, 1] = 0
-    encode_by(linear, A, scale)
-    return linear
-
-
-def far_from_the_prior() -> Linear:
-    linear = healthy()
-    linear.decoder.weight.data /= 6
-    encode_by(linear, 6 * linear.A, torch.full((D,), 1.0))
-    return linear
-
-
-def bad_encoder() -> Linear:
-    r"""The means are turned by 50 degrees, which changes neither rate nor aggregate posterior."""
-    linear, angle = healthy(), math.radians(50)
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    encode_by(linear, turn @ linear.A, torch.full((D,), linear.scale))
-    return linear
-
-
-def small_family() -> Linear:
-    r"""The posterior is correlated, and the guide the best without correlations."""
-    linear = Linear()
-    W = linear.W @ torch.tensor([[1.0, 1.0], [0.05, -0.05]]) * 3
-    linear.decoder.weight.data.copy_(W)
-    precision = W.T @ W / VAR + torch.eye(D)
-    A = torch.linalg.solve(precision, W.T / VAR)
-    encode_by(linear, A, precision.diagonal().rsqrt())
-    return linear
 
 
 AGGRESSIVE = ("--encoder-steps", "aggressive")
@@ -256,95 +189,6 @@ def test_categorical_latents_are_units_by_their_divergence() -> None:
     assert found["collapse"].figures["rate"].value == pytest.approx(math.log(3), abs=1e-3)
 
 
-# The figures
-
-
-@pytest.mark.parametrize("batch_size", [None, 7])
-@pytest.mark.parametrize("beta", [0.2, 1.0, 3.0])
-def test_the_weight_that_a_guide_was_made_for_is_found(beta: float, batch_size: int | None) -> None:
-    linear = weighted(beta)
-    x = linear.model(n=20).detach()
-    found = measure(trade_off, linear.model, linear.guide, x, particles=32, batch_size=batch_size)
-    assert found["trade_off"].value == pytest.approx(beta, rel=1e-6)
-    assert found["trade_off.fit"].value == pytest.approx(1, rel=1e-6)
-
-
-def test_the_weight_of_a_wider_guide_is_the_ratio_of_slopes() -> None:
-    r"""Of a scale s, dD/dlog s = s^2/v and dR/dlog s = s^2 - 1; within 5 errors (1 in 2 million)."""
-    linear, s = healthy(), 0.8
-    encode_by(linear, linear.A, torch.full((D,), s))
-    x = linear.model(n=50).detach()
-    found = measure(trade_off, linear.model, linear.guide, x, particles=800)["trade_off"]
-    expected = s**2 / VAR / (1 - s**2)
-    assert 0 < found.stderr < 0.1 * expected
-    assert abs(found.value - expected) < 5 * found.stderr
-
-
-def test_latents_of_others_are_those_of_a_cycle() -> None:
-    linear = healthy()
-    encode_by(linear, linear.A, torch.full((D,), 2e-6))  # without noise to speak of
-    x = linear.model(n=12).detach()
-    found = measure(shuffled, linear.model, linear.guide, x, batch_size=5)
-
-    means = (x - linear.b) @ linear.A.T @ linear.W.T + linear.b
-    table = dist.Normal(means[None], math.sqrt(VAR)).to_event(1).log_prob(x[:, None])
-    gaps = (table - found["shuffled"].per_datum[:, None]).abs()
-    other = gaps.argmin(1)
-    assert gaps.min(1).values.max() < 1e-3
-    visited = [0]
-    while len(visited) < 12:
-        visited.append(int(other[visited[-1]]))
-    assert sorted(visited) == list(range(12))
-    own = table.diagonal()
-    loss = own - found["shuffled"].per_datum
-    torch.testing.assert_close(found["shuffled.loss"].per_datum, loss, rtol=1e-3, atol=1e-3)
-
-
-def test_a_conditional_model_keeps_what_it_is_given() -> None:
-    r"""The guide is run on the other datum, the model on its own c: log p = log N(x | c + z, 1)."""
-
-    def model(x: Tensor, c: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
-            pyro.sample("x", dist.Normal(c + z, 1.0), obs=x)
-
-    def guide(x: Tensor, c: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            pyro.sample("z", dist.Normal(x - c, 1e-6))
-
-    c, z = torch.tensor([0.0, 100.0]), torch.tensor([0.5, -1.0])
-    found = measure(shuffled, model, guide, c + z, c)
-    exact = dist.Normal(0.0, 1.0).log_prob(torch.tensor(1.5))
-    torch.testing.assert_close(found["shuffled"].per_datum, exact.expand(2), rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("batch_size", [None, 30])
-def test_mismatch_is_that_of_means_and_variances(batch_size: int | None) -> None:
-    r"""A prior N(1, 2^2) in place of N(0, 1); sampled, with errors of 1 % and a bound of 5 %."""
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            z = pyro.sample("z", dist.Normal(x.new_tensor([0.0, 1.0]), 2.0).to_event(1))
-            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            loc = torch.stack([3 * x, 5 + x], -1)
-            pyro.sample("z", dist.Normal(loc, 0.7).to_event(1))
-
-    x = torch.randn(100)
-    setting = {"particles": 400, "batch_size": batch_size}
-    found = measure(prior_mismatch, model, guide, x, **setting)["prior_mismatch"]
-    variance = x.var(correction=0)
-    q = dist.Normal(
-        torch.stack([3 * x.mean(), 5 + x.mean()]),
-        torch.stack([9 * variance + 0.49, variance + 0.49]).sqrt(),
-    )
-    exact = dist.kl_divergence(q, dist.Normal(torch.tensor([0.0, 1.0]), 2.0))
-    torch.testing.assert_close(found.per_datum, exact, rtol=0.05, atol=0.02)
-    assert found.value == pytest.approx(float(found.per_datum.sum()))
-
-
 # From figures to words
 
 
@@ -366,8 +210,10 @@ def seen(independent: bool = True, **figures: float | Estimate) -> dict[str, Fin
 
 @pytest.mark.parametrize(
     "weight, severity",
-    [(0.19, "ill"), (0.21, "suspect"), (0.49, "suspect"), (0.51, "well")]
-    + [(1.9, "well"), (2.1, "suspect"), (4.9, "suspect"), (5.1, "ill"), (-0.001, "ill")],
+    [
+        *[(-0.001, "ill"), (0.19, "ill"), (0.21, "suspect"), (0.49, "suspect"), (0.51, "well")],
+        *[(1.9, "well"), (2.1, "suspect"), (4.9, "suspect"), (5.1, "ill")],
+    ],
 )
 def test_how_far_the_weight_is_off(weight: float, severity: str) -> None:
     found = seen(trade_off=weight)["regularisation"]
@@ -441,18 +287,6 @@ def test_errors(setting: dict[str, Any], match: str) -> None:
         pyro_vae.diagnose(linear.model, linear.guide, {"x": linear.x}, **setting)
 
 
-def test_a_single_datum_has_no_other() -> None:
-    linear = healthy()
-    with pytest.raises(ValueError, match="at least two data, to take the latents of another"):
-        measure(shuffled, linear.model, linear.guide, linear.x[:1])
-
-
-def test_points_have_no_trade_off() -> None:
-    model, guide, batch = ZOO["auto_delta"]()
-    with pytest.raises(ValueError, match="a guide that draws latents, .* got points only"):
-        measure(trade_off, model, guide, *batch)
-
-
 @pytest.mark.parametrize("make", ILL, ids=[*NAMED, "bad_encoder", "small_family"])
 def test_switches_are_those_of_fit(make: Any) -> None:
     flags = ILL[make][2]
@@ -479,5 +313,5 @@ def test_the_command(
     assert main([*words, "--split", "train"]) == 0
     out, _ = capsys.readouterr()
     assert out.startswith("images, train data, ")
-    assert "6 of 56 data were looked at." in out
+    assert "6 of 64 data were looked at." in out
     assert json.loads(Path("run/diagnosis-train.json").read_text())["split"] == "train"

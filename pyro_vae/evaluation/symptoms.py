@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyro_vae.evaluation.diagnosis import Finding, Severity
 from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.trade_off import FIT
 from pyro_vae.evaluation.units import THRESHOLD
 
 # nats per datum that latents, or one of their features, must cost to hold anything: He et al.
@@ -19,7 +20,6 @@ _UNREAD, _HALF_READ = 0.1, 0.5
 # factors by which the weight of the divergence may be off; importance-weighted bounds alone make
 # guides as wide as a weight of about three does
 _OFF, _FAR_OFF = 2.0, 5.0
-_FIT = 0.5  # of the trade-off: below, the greater part of the gradients is not opposed
 # shares of the rate that may be lost: at a third it is worth a try, a half is most of it
 _LARGE, _HUGE = 1 / 3, 1 / 2
 _NAT = 0.1  # what is less is never called a loss
@@ -81,7 +81,7 @@ class Seen:
             return None
         value, error = self.value("trade_off"), self.figures["trade_off"].stderr
         sure = error < max(value, 1.0) / 4  # NaN is not
-        return max(value, 0.0) if sure and self.value("trade_off.fit") > _FIT else None
+        return max(value, 0.0) if sure and self.value("trade_off.fit") > FIT else None
 
 
 def collapse(seen: Seen) -> Finding:
