@@ -137,7 +137,10 @@ class Diagnosis:
             else f"All {self.size} data were looked at."
         )
         if self.first is None:
-            unknown = self.severity == "unknown"
-            return f"{'Nothing can be said' if unknown else 'Nothing needs to be done'}. {looked}"
-        flags = f"\n  {' '.join(self.first.flags)}" if self.first.flags else ""
+            if self.severity == "unknown":
+                return f"Nothing can be said. {looked}"
+            known = all(finding.severity != "unknown" for finding in self.findings)
+            what = "Nothing needs to be done" if known else "What can be told is well"
+            return f"{what}. {looked}"
+        flags = f"\n  pyro-vae fit ... {' '.join(self.first.flags)}" if self.first.flags else ""
         return f"Try first, for {self.first.name}: {self.first.advice}{flags}\n\n{looked}"

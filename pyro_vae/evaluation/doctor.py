@@ -26,7 +26,8 @@ from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
 ROWS = 256
-_GAP_ROWS, _GAP_STEPS = 64, 200  # the gap takes as long as all else together
+# the gap takes as long as all else together; its evidence is the less too low the more particles
+_GAP_ROWS, _GAP_STEPS, _GAP_PARTICLES = 64, 200, 10
 
 # what is measured besides rate and distortion, by what it is needed for; of several the first
 # that applies
@@ -78,7 +79,7 @@ def diagnose(
         guide: The program that draws its latents.
         data: As for :func:`pyro_vae.evaluate`.
         rows: How many data are looked at, at most; without a data plate, all of them.
-        particles: The number of particles of each figure.
+        particles: The number of particles of each figure; of the gap 10 times as many.
         inputs, batch_size, data_plate, data_size, device, seed: As for
             :func:`pyro_vae.evaluate`.
         capture: Whether chunks, and the steps of the gap, run as a compiled graph.
@@ -115,11 +116,12 @@ def diagnose(
     index = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     chosen = torch.arange(size) if whole else index[:rows].sort().values
 
-    def ask(metric: str | Metric, most: int) -> dict[str, Estimate]:
+    def ask(metric: str | Metric, most: int | None, times: int) -> dict[str, Estimate]:
         part = dict(zip(inputs, _at(fields, chosen[:most]), strict=True))
         setting: dict[str, Any] = {"data_plate": data_plate, "data_size": data_size or size}
         setting |= {"device": device, "seed": seed, "capture": capture, "inputs": inputs}
-        return evaluate(model, guide, part, (metric,), particles, batch_size=batch_size, **setting)
+        setting["batch_size"] = batch_size
+        return evaluate(model, guide, part, (metric,), particles * times, **setting)
 
     figures, missing = _measured(ask, size if whole else _GAP_ROWS)
     seen = Seen(figures, missing, len(chosen), independent)
@@ -128,12 +130,13 @@ def diagnose(
 
 def _measured(ask: Ask, gap_rows: int) -> tuple[dict[str, Estimate], dict[str, str]]:
     r"""The figures, and why some are not there."""
-    figures, missing = ask("rate_distortion", None), dict[str, str]()
+    figures, missing = ask("rate_distortion", None, 1), dict[str, str]()
     gaps = {"gap": (partial(gap, steps=_GAP_STEPS),)}
     for name, metrics in {**_METRICS, **gaps}.items():
         for metric in metrics:
             try:
-                figures |= ask(metric, gap_rows if name == "gap" else None)
+                few = (gap_rows, _GAP_PARTICLES) if name == "gap" else (None, 1)
+                figures |= ask(metric, *few)
                 missing.pop(name, None)
                 break
             except (NotImplementedError, ValueError) as error:

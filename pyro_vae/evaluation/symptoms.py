@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyro_vae.evaluation.diagnosis import Finding, Severity
 from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.trade_off import FIT
 from pyro_vae.evaluation.units import THRESHOLD
 
 # nats per datum that latents, or one of their features, must cost to hold anything: He et al.
@@ -19,15 +20,17 @@ _UNREAD, _HALF_READ = 0.1, 0.5
 # factors by which the weight of the divergence may be off; importance-weighted bounds alone make
 # guides as wide as a weight of about three does
 _OFF, _FAR_OFF = 2.0, 5.0
-_FIT = 0.5  # of the trade-off: below, the greater part of the gradients is not opposed
 # shares of the rate that may be lost: at a third it is worth a try, a half is most of it
 _LARGE, _HUGE = 1 / 3, 1 / 2
 _NAT = 0.1  # what is less is never called a loss
 
-_WARM_UP = ("--objective.beta", "Linear")
+_ELBO = ("--objective", "ELBO")  # named, as other objectives have no such options
+_WARM_UP: tuple[str, ...] = (*_ELBO, "--objective.beta", "Linear")
+_BALANCE: tuple[str, ...] = (*_ELBO, "--objective.beta", "1")
+_PRESS: tuple[str, ...] = ("--objective", "InfoVAE")
 _FULL: tuple[str, ...] = ("--guide", "AmortizedMultivariateNormal")
 _IWAE: tuple[str, ...] = ("--objective", "IWAE", "--objective.k", "50")
-_FREE_BITS = ("--objective.free_bits", "0.1", "--objective.groups", "dimension")
+_FREE_BITS = (*_ELBO, "--objective.free_bits", "0.1", "--objective.groups", "dimension")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Seen:
             return None
         value, error = self.value("trade_off"), self.figures["trade_off"].stderr
         sure = error < max(value, 1.0) / 4  # NaN is not
-        return max(value, 0.0) if sure and self.value("trade_off.fit") > _FIT else None
+        return max(value, 0.0) if sure and self.value("trade_off.fit") > FIT else None
 
 
 def collapse(seen: Seen) -> Finding:
@@ -90,26 +93,27 @@ def collapse(seen: Seen) -> Finding:
     if not seen.units:
         return _unknown("collapse", seen, "units", figures)
     if not seen.collapsed:
-        words = f"Latents are in use: they cost {seen.value('rate'):.3g} nats a datum{_told(seen)}."
+        held = _short(seen.value("rate"))
+        words = f"Latents are in use: their KL is {held} nats a datum{_told(seen)}."
         return Finding("collapse", "well", words, figures)
     words = (
         f"The posterior has collapsed: it is the same whatever the data are "
-        f"(rate {seen.value('rate'):.2g} nats, {sum(seen.units.values())} of {len(seen.units)} "
+        f"(KL {_short(seen.value('rate'))} nats, {sum(seen.units.values())} of {len(seen.units)} "
         "units active)."
     )
     if _surely("gap.amortisation", seen):
-        lag = f"{seen.value('gap.amortisation'):.2g}"
+        lag = _short(seen.value("gap.amortisation"))
         words += f" The decoder does use latents: an encoder that kept up would gain {lag} nats."
         advice, flags = "train the encoder ahead of the decoder", ("--encoder-steps", "aggressive")
         return Finding("collapse", "ill", words, figures, advice, flags)
-    advice = "warm the divergence up; if that is not enough, free bits, or a weaker decoder"
+    advice = "warm the KL up; if that is not enough, free bits, or a weaker decoder"
     return Finding("collapse", "ill", words, figures, advice, _WARM_UP)
 
 
 def _told(seen: Seen) -> str:
     if "mutual_information" not in seen.figures:
         return ""
-    return f", and tell at least {max(seen.value('mutual_information'), 0):.3g} of which one it is"
+    return f", of which {_short(max(seen.value('mutual_information'), 0))} or more tell data apart"
 
 
 def units(seen: Seen) -> Finding:
@@ -141,7 +145,7 @@ def decoder(seen: Seen) -> Finding:
     if seen.collapsed or held < _LEAST_RATE:
         words = "Not told: where latents hold nothing, nobody sees whether the decoder reads them."
         return Finding("decoder", "unknown", words, figures)
-    words = f"with those of other data it loses {loss:.3g} nats; they hold {held:.3g} or more."
+    words = f"swapped between data, they cost {_short(loss)} nats, and hold {_short(held)} or more."
     if loss >= _HALF_READ * held:
         return Finding("decoder", "well", f"The decoder reads its latents: {words}", figures)
     ignores = loss < _UNREAD * held
@@ -156,27 +160,30 @@ def regularisation(seen: Seen) -> Finding:
     r"""Whether latents are pressed to the prior too much or too little."""
     figures = seen.some("rate", "distortion", "trade_off", "trade_off.fit")
     if seen.collapsed:
-        words = "Over-regularised, or never in use: what latents cost tells nothing of the data."
+        words = (
+            "Latents are over-regularised, or never came into use: they tell nothing of the data."
+        )
         return Finding("regularisation", "ill", words, figures)
     if "trade_off" not in seen.figures:
         return _unknown("regularisation", seen, "trade_off", figures)
     if seen.weight is None:
-        words = "Not told: the guide is not at the optimum of any weight of the divergence."
+        words = "Not told: the guide is at the optimum for no weight beta of the KL."
         return Finding("regularisation", "unknown", words, figures)
-    weight = seen.weight
-    bought = f"one more nat in the latents would save {weight:.2g} of distortion"
+    weight, shown = seen.weight, _short(seen.weight)
+    words = (
+        f"they are as if trained with a beta of {shown}: one more nat in the latents would save "
+        f"{shown} in reconstruction."
+    )
     if 1 / _OFF < weight < _OFF:
-        words = f"Neither too much nor too little: {bought}, and 1 is the balance of the bound."
-        return Finding("regularisation", "well", words, figures)
+        return Finding("regularisation", "well", f"Latents are balanced: {words}", figures)
     severity: Severity = "suspect" if 1 / _FAR_OFF < weight < _FAR_OFF else "ill"
-    flags = ("--objective.beta", "1")
     if weight > 1:
-        words = f"Over-regularised: {bought}, as for a beta of {weight:.2g}, or for IWAE."
-        advice = "lower the weight of the divergence, if it is above 1"
+        words = f"Latents are over-regularised: {words}"
+        advice = "lower the weight beta of the KL, if it is above 1 (for IWAE a few are no harm)"
     else:
-        words = f"Under-regularised: {bought}, as for a beta of {weight:.2g}, near an autoencoder."
-        advice = "raise the weight of the divergence"
-    return Finding("regularisation", severity, words, figures, advice, flags)
+        words = f"Latents are under-regularised, near an autoencoder's: {words}"
+        advice = "raise the weight beta of the KL"
+    return Finding("regularisation", severity, words, figures, advice, _BALANCE)
 
 
 def prior(seen: Seen) -> Finding:
@@ -185,16 +192,18 @@ def prior(seen: Seen) -> Finding:
     if "prior_mismatch" not in seen.figures:
         return _unknown("prior", seen, "prior_mismatch", figures)
     mismatch, rate = seen.value("prior_mismatch"), seen.value("rate")
-    share = f"{mismatch:.2g} of {rate:.3g} nats of rate"
+    share = f"{_short(mismatch)} of {_short(rate)} nats of KL"
     each = seen.figures["prior_mismatch"].per_datum
     chance = 0 if each is None else 2 * len(each) / seen.rows  # twice what there is on average
     lost = _lost(mismatch - chance, rate)
     if lost == "well":
-        words = f"Encodings of all data together look like the prior (but for {share})."
+        words = f"Encodings of all data together are where the prior is (but for {share})."
         return Finding("prior", "well", words, figures)
     words = f"Encodings are elsewhere than the prior ({share}): samples will not look like data."
-    advice = "press encodings to the prior: raise the weight of the divergence, or train longer"
-    return Finding("prior", lost, words, figures, advice, ("--objective.beta", "1"))
+    if seen.weight is not None and seen.weight <= 1 / _OFF:
+        return Finding("prior", lost, words, figures)  # mend the regularisation first
+    advice = "draw all encodings together to the prior, or train longer"
+    return Finding("prior", lost, words, figures, advice, _PRESS)
 
 
 def inference(seen: Seen) -> Finding:
@@ -202,22 +211,25 @@ def inference(seen: Seen) -> Finding:
     figures = seen.some("gap", "gap.approximation", "gap.amortisation")
     if "gap" not in seen.figures:
         return _unknown("inference", seen, "gap", figures)
-    whole, rate = max(seen.value("gap"), 0.0), seen.value("rate")
-    lost = _lost(whole, rate)
+    gap, rate = max(seen.value("gap"), 0.0), seen.value("rate")
+    lost = _lost(gap, rate)
     if lost != "well" and not _surely("gap", seen):
-        words = f"Not told: the gap of {whole:.2g} nats may be none; take more particles."
+        words = f"Not told: the gap of {_short(gap)} nats may be none; take more particles."
         return Finding("inference", "unknown", words, figures)
     if lost == "well":
-        words = f"The guide is no bottleneck: it costs {whole:.2g} of {rate:.3g} nats of rate."
+        words = (
+            f"The guide is no bottleneck: it costs {_short(gap)} nats, beside {_short(rate)} of KL."
+        )
         words += " What is left to gain lies in the model."
         return Finding("inference", "well", words, figures)
-    words = f"The guide is the bottleneck: the bound lacks {whole:.2g} nats of the evidence"
-    if seen.value("gap.approximation") > seen.value("gap.amortisation"):
-        part = f"{seen.value('gap.approximation'):.2g} as its family is too small"
-        advice = "another guide" if seen.independent else "more particles"
+    words = f"The guide is a bottleneck: the ELBO is {_short(gap)} nats below the evidence"
+    family, encoder = seen.value("gap.approximation"), seen.value("gap.amortisation")
+    if family > encoder:
+        part = f"{_short(family)} of them as its family is too small"
+        advice = "a guide with correlations" if seen.independent else "a bound of more particles"
         flags = _FULL if seen.independent else _IWAE
     else:
-        part = f"{seen.value('gap.amortisation'):.2g} as its encoder misses the best of its family"
+        part = f"{_short(encoder)} of them as its encoder misses the family's best"
         advice, flags = "more steps for the encoder, or a larger one", ("--encoder-steps", "5")
         if _misweighted(seen):
             part += ", as one does that was trained for another weight"
@@ -261,3 +273,8 @@ def _unknown(name: str, seen: Seen, needed: str, figures: Mapping[str, Estimate]
 def _listed(names: list[str], most: int = 8) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} others"
+
+
+def _short(value: float) -> str:
+    r"""A number in three digits, without an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4):.3g}"

@@ -1,6 +1,6 @@
 r"""What the last nat in the latents buys: the weight of the divergence that a guide behaves by."""
 
-__all__ = ["trade_off"]
+__all__ = ["FIT", "trade_off"]
 
 import math
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from pyro_vae.evaluation.free import Freed, offsets_of
 from pyro_vae.layout import Layout, Site, latent_sites, plate_dims
 from pyro_vae.pair import Pair
 
+FIT = 0.5  # below it, the greater part of the gradients is not opposed
 _DRAWS = 16  # each with a gradient of its own, so that products of them are unbiased
 
 Fields = tuple[Tensor, ...]
@@ -42,16 +43,20 @@ def trade_off(
         \qquad R = \mathbb{E}_x \text{KL}(q(z \mid x) \| p(z)) \qquad
         D = -\mathbb{E}_x \mathbb{E}_{q(z \mid x)} \log p(x \mid z)
 
-    Where a guide minimises :math:`D + \beta R`, the gradients cancel, and :math:`\hat \beta` is
-    that :math:`\beta`, which need not be known: 1 for the ELBO, more where latents are pressed
-    to the prior, less where they are not. The gradients are those for shifts of the parameters
-    of the guide's distributions, mapped to real numbers, that all data share, as the last
-    bias of an encoder makes them. Of all these parameters it is the one at which they cancel
-    best, for most families a scale: that of a location has hardly a gradient of :math:`R`.
+    Where each posterior is the best of its family for :math:`D + \beta R`, the gradients cancel,
+    and :math:`\hat \beta` is that :math:`\beta`, which need not be known: 1 for the ELBO, more
+    where latents are pressed to the prior, less where they are not. That holds of any family, of
+    several sites, and whatever the prior has learned. The gradients are those for shifts that all
+    data share of a parameter of the guide's distributions, mapped to real numbers, as (nearly) the
+    last bias of an encoder makes them: then they cancel on average where an encoder is trained,
+    though it misses the best of single data.
 
     ``trade_off.fit`` says whether any :math:`\beta` cancels them: it is 1 there, the squared cosine
     of the angle between :math:`\nabla D` and :math:`-\nabla R`, with its sign. Where it is far
-    below, the guide minimises no such sum, and ``trade_off`` tells nothing.
+    below, the guide minimises no such sum, and ``trade_off`` tells nothing. Of the parameters of
+    a guide that for which it is at least a half and :math:`\hat \beta` the surest is taken, most
+    often a scale: shifts of a location hardly change :math:`R`, if encodings surround the prior's
+    mean already.
 
     Products are of gradients from different draws, which makes them unbiased. The error is
     the jackknife's over draws. Where the guide is the prior, there is no gradient of
@@ -104,7 +109,14 @@ def trade_off(
             found = torch.stack([draw[name] for draw in draws]).double().cpu()  # (S, 2, P)
             sums[name] = sums[name] + found if name in sums else found
     figures = [_figures(found, seed) for found in sums.values()]
-    return max(figures, key=lambda found: found["trade_off.fit"])
+    return min(figures, key=_doubt)
+
+
+def _doubt(figures: Mapping[str, Estimate]) -> tuple[bool, float]:
+    r"""How little a parameter tells: first those that fit none, then the most uncertain."""
+    weight, fit = figures["trade_off"], figures["trade_off.fit"].value
+    error = weight.stderr / max(abs(weight.value), 1.0)
+    return not fit > FIT, math.inf if math.isnan(error) else error
 
 
 def _gradients(
