@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear import N
+from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from zoo import ZOO
@@ -56,6 +57,16 @@ def test_every_pair_trains_or_is_refused(row: str, name: str) -> None:
     assert -loss == metrics["objective"]
     total = metrics["log_likelihood"] - sum(v for n, v in metrics.items() if n.startswith("kl."))
     torch.testing.assert_close(metrics["elbo"], total)
+
+
+@pytest.mark.parametrize("scaled", ["model", "guide"])
+def test_a_scale_in_one_program_is_refused(scaled: str) -> None:
+    programs: dict[str, Any] = {}
+    programs["model"], programs["guide"], batch = ZOO["vae"]()
+    programs[scaled] = poutine.scale(programs[scaled], scale=0.5)
+    draw = Pair(programs["model"], programs["guide"]).draw(batch, {}, 2)
+    with pytest.raises(ValueError, match=r"no poutine.scale .* 0.5 at site '[xz]'"):
+        IWAE(2)(draw)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -23,6 +23,7 @@ from bits import (
     sampled,
     within,
 )
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, config_enumerate
 from torch import Tensor, nn
 from zoo import ZOO
@@ -261,6 +262,27 @@ def test_averages_move_in_training_only_and_are_kept() -> None:
     assert fresh.signal is not None
     assert fresh.signal().item() == pytest.approx(average)
     assert fresh.signal.steps.item() == 3
+
+
+class Scaled(OneLayer):
+    r"""Whose bound counts twice, while its bits are drawn as before."""
+
+    def model(self, x: Tensor) -> None:
+        with poutine.scale(scale=2.0):
+            super().model(x)
+
+    def guide(self, x: Tensor) -> None:
+        with poutine.scale(scale=2.0):
+            super().guide(x)
+
+
+def test_scores_are_of_what_is_drawn_whatever_it_counts() -> None:
+    made = Scaled()
+    theta, phi, value = made.gradients(ScoreFunction(baseline="none"))
+    twice = 2 * small.elbo(made)
+    torch.testing.assert_close(value.mean(), twice.detach())
+    for found, name in ((theta, "theta"), (phi, "phi")):
+        torch.testing.assert_close(found, exact(made, twice, name))
 
 
 def test_the_signal_is_divided_by_its_deviation_where_that_is_above_one() -> None:
