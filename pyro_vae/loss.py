@@ -97,11 +97,11 @@ class Loss:
         update: Any = getattr(objective, "update", None)
         moving = [m for m in objective.modules() if not isinstance(m, Constant)]
         before = [(b, b.clone()) for module in moving for b in module.buffers(recurse=False)]
+        if update is not None:  # at the schedules' values that the bound was made with
+            update(draw, bound)
         for module in moving:
             if isinstance(module, Schedule):
                 module.advance(draw.batch_size / draw.data_size)
-        if update is not None:
-            update(draw, bound)
         finite = loss.isfinite()
         for buffer, value in before:
             buffer.copy_(torch.where(finite, buffer, value))

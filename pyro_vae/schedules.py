@@ -191,13 +191,17 @@ def as_schedule(
         least, most: The range, ends included.
 
     Raises:
-        TypeError: If it is none of the three.
+        TypeError: If it is none of the three, or a parameter.
         ValueError: If a value is out of range, or not finite, or if there are several.
     """
     if not isinstance(value, int | float | Tensor | Schedule):
         raise TypeError(
             f"expected {name} to be a number or a schedule of pyro_vae.schedules, got "
             f"{type(value).__name__}"
+        )
+    if isinstance(value, nn.Parameter):
+        raise TypeError(
+            f"expected {name} to be a number, got a parameter, which nothing would train"
         )
     if isinstance(value, Tensor) and value.dim():
         shape = tuple(value.shape)

@@ -7,12 +7,13 @@ import test_captured_zoo
 from test_captured_zoo import check
 from test_importance_pairs import FAMILY
 
-from pyro_vae.objectives import CIWAE, Renyi
+from pyro_vae.objectives import CIWAE, TVO, Renyi
 from pyro_vae.schedules import Linear
 
 OBJECTIVES: dict[str, Any] = {
     **FAMILY,
     "CIWAE, scheduled": lambda: CIWAE(Linear(1, 0, length=2), 3),
+    "TVO, scheduled": lambda: TVO(3, first=Linear(0.1, 0.4, length=2)),
     "Renyi, scheduled": lambda: Renyi(Linear(0, 1, length=2), 3),
 }
 TRACED = [
@@ -24,7 +25,7 @@ TRACED = [
     ("top_down", "IWAE, stl"),
     ("top_down", "IWAE, dreg"),
     ("mixture", "IWAE, dreg"),
-    ("mixture", "TVO"),
+    ("mixture", "TVO, scheduled"),
     ("global_latent", "MIWAE"),
     ("global_latent", "TVO"),
 ]

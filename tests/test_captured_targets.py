@@ -18,10 +18,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pyro")
 MINE: dict[str, Any] = {
     "warm-up": lambda: ELBO(beta=Linear(0.2, 1, 3), free_bits=Cyclical(0.5, 0, 4, 2)),
     "stl, free bits": lambda: ELBO(gradient="stl", free_bits=0.3, particles=2),
-    "GECO": lambda: GECO(delta=Linear(1, 2, 3), rate=0.01, particles=2),
+    "GECO": lambda: GECO(delta=Linear(1, 2, 3), rate=Linear(0.01, 0.1, 3), particles=2),
     "Capacity": lambda: Capacity(gamma=3.0, capacity=Linear(0.1, 2, 3)),
     "BetaTC": BetaTC,
-    "InfoVAE": lambda: InfoVAE(particles=2, kernel="rbf"),
+    "InfoVAE": lambda: InfoVAE(particles=2, kernel="rbf", bandwidth=Linear(1, 2, 3)),
 }
 ROWS = {
     "BetaTC": ("plain_functions", "batch_norm_and_dropout"),

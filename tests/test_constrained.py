@@ -113,6 +113,18 @@ def test_the_multiplier_follows_the_constraint(delta: float) -> None:
     assert (multiplier > 2) == (delta < 0)
 
 
+def test_the_multiplier_follows_the_schedules_of_the_step() -> None:
+    r"""Each step's violation is of the target, and its change of the rate, that the step had."""
+    deltas, rates = Linear(-5, 5, length=4), Linear(0.003, 0.009, length=3)
+    rows = stepped(GECO(deltas, initial=2.0, rate=rates, decay=0.0), 6)
+    multiplier = 2.0
+    for row, time in zip(rows, torch.arange(6.0), strict=True):
+        violation = -row["log_likelihood"] - deltas.at(time).item()
+        assert row["objective.multiplier"] == pytest.approx(multiplier)
+        assert row["objective"] == pytest.approx(-row["kl"] - multiplier * violation)
+        multiplier *= math.exp(rates.at(time).item() * violation)
+
+
 def test_the_multiplier_keeps_within_limits() -> None:
     for delta, limit in ((-1e3, 3.0), (1e3, 0.5)):
         objective = GECO(delta, initial=1.0, rate=1.0, limits=(0.5, 3.0))
@@ -148,7 +160,7 @@ ERRORS: dict[str, tuple[Any, str]] = {
         r"positive, got initial=1.0 and limits=\(0.0, 1.0\)",
     ),
     "order": (lambda: GECO(1.0, limits=(2.0, 1.0)), "multiplier within limits"),
-    "rate": (lambda: GECO(1.0, rate=0), "positive rate, got 0"),
+    "rate": (lambda: GECO(1.0, rate=-1), "rate to be finite and at least 0, got -1"),
     "decay": (lambda: GECO(1.0, decay=1.0), "decay of at least 0 and less than 1, got 1.0"),
     "delta": (lambda: GECO(math.nan), "delta to be finite, got nan"),
     "gamma": (lambda: Capacity(gamma=-1), "gamma to be finite and at least 0, got -1"),

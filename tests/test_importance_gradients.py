@@ -107,7 +107,7 @@ def tvo_terms(
 ) -> tuple[Tensor, list[Tensor]]:
     r"""The paper's sum and its gradient's expectation, from two particles' densities (2, ...)."""
     f, total, grads = (log_p - log_q).detach(), torch.zeros(()), []
-    for beta, end in itertools.pairwise([0.0, *objective.points[1:]]):
+    for beta, end in itertools.pairwise(objective.points.tolist()):
         w = (beta * f).exp() / (beta * f).exp().sum(0)
         total = total + (end - beta) * (w * f).sum(0)
         tempered = beta * log_p + (1 - beta) * log_q

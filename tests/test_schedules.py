@@ -72,6 +72,11 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"beta to be one number, got a tensor with shape \(2,\)",
     ),
+    "parameter": (
+        lambda: ELBO(beta=torch.nn.Parameter(torch.ones(()))),
+        TypeError,
+        "beta to be a number, got a parameter",
+    ),
     "kind": (lambda: ELBO(beta="1"), TypeError, "beta to be a number or a schedule .*got str"),  # type: ignore[arg-type]
 }
 

@@ -129,7 +129,7 @@ class BetaTC(nn.Module):
         size = torch.full_like(like, data_size)
         if self.sampling == "weighted":
             return -(size * torch.ones_like(like).sum(1)).log()
-        others = (1 - own).sum(1).clamp(min=1)
+        others = (1 - own).sum(1)
         return torch.where(own > 0, 1 / size, (size - 1) / (size * others)).log()
 
 
@@ -158,7 +158,7 @@ class InfoVAE(nn.Module):
             schedule.
         scale: The weight :math:`\lambda`, or its schedule; :math:`\alpha + \lambda \geq 1`.
         kernel: The kernel.
-        bandwidth: Its bandwidth :math:`h > 0`, in units of one latent dimension.
+        bandwidth: Its bandwidth :math:`h > 0`, in units of one latent dimension, or its schedule.
         kl: As for :class:`pyro_vae.objectives.ELBO`.
         particles: The number of particles; the discrepancy is their mean.
 
@@ -188,13 +188,13 @@ class InfoVAE(nn.Module):
         alpha: float | Tensor | Schedule = 0.5,
         scale: float | Tensor | Schedule = 3.0,
         kernel: Kernel = "imq",
-        bandwidth: float = 1.0,
+        bandwidth: float | Tensor | Schedule = 1.0,
         kl: KL = "auto",
         particles: int = 1,
     ) -> None:
         super().__init__()
         check_kl(kl)
-        check_kernel(kernel, bandwidth)
+        check_kernel(kernel)
         check_counts(particles=particles)
 
         self.alpha = as_schedule(alpha, "alpha", most=1)
@@ -205,7 +205,9 @@ class InfoVAE(nn.Module):
                 "aggregate posterior away from the prior"
             )
         self.kernel: Kernel = kernel
-        self.bandwidth = bandwidth
+        self.bandwidth = as_schedule(bandwidth, "bandwidth", least=0)
+        if not all(ends(self.bandwidth)):
+            raise ValueError("expected a positive bandwidth, got 0")
         self.kl: KL = kl
         self.particles = particles
 
@@ -226,7 +228,7 @@ class InfoVAE(nn.Module):
             )
         drawn = torch.cat([_rows(draw, site, site["value"]) for site, _ in sites], dim=-1)
         made = torch.cat([_rows(draw, site, _made(site, prior)) for site, prior in sites], dim=-1)
-        return squared_mmd(drawn, made, self.kernel, self.bandwidth).mean()
+        return squared_mmd(drawn, made, self.kernel, self.bandwidth()).mean()
 
 
 def _local(draw: Draw) -> dict[str, tuple[Site, Site]]:

@@ -44,9 +44,12 @@ class GECO(nn.Module):
 
     Arguments:
         delta: The greatest negative log-likelihood :math:`\delta` of a datum, in nats, or its
-            schedule. Of densities it may be negative.
+            schedule. Of densities it may be negative; of standardised data it is that of the
+            numbers that the model sees, while ``log_likelihood`` is logged in the data's own
+            units, which adds ``data.log_jacobian``.
         initial: The first :math:`\lambda > 0`.
-        rate: How fast the multiplier follows, :math:`\eta > 0`, for a nat and a step.
+        rate: How fast the multiplier follows, :math:`\eta \geq 0`, for a nat and a step, or its
+            schedule.
         decay: The decay of the moving average, in :math:`[0, 1)`.
         limits: The least and the greatest multiplier.
         kl: As for :class:`pyro_vae.objectives.ELBO`.
@@ -80,7 +83,7 @@ class GECO(nn.Module):
         self,
         delta: float | Tensor | Schedule,
         initial: float = 1.0,
-        rate: float = 1e-3,
+        rate: float | Tensor | Schedule = 1e-3,
         decay: float = 0.99,
         limits: tuple[float, float] = (1e-4, 1e4),
         kl: KL = "auto",
@@ -95,12 +98,11 @@ class GECO(nn.Module):
                 f"expected a multiplier within limits that are positive, got initial={initial} and "
                 f"limits={tuple(limits)}"
             )
-        if not 0 < rate < math.inf:
-            raise ValueError(f"expected a positive rate, got {rate}")
 
         self.delta = as_schedule(delta, "delta")
         self.register_buffer("multiplier", torch.tensor(float(initial), dtype=torch.float64))
-        self.initial, self.rate, self.decay, self.limits = initial, rate, decay, (least, most)
+        self.rate = as_schedule(rate, "rate", least=0)
+        self.initial, self.decay, self.limits = initial, decay, (least, most)
         self.violation = Average(decay)
         self.kl: KL = kl
         self.particles = particles
@@ -116,7 +118,7 @@ class GECO(nn.Module):
     def update(self, draw: Draw, bound: Bound) -> None:
         r"""Has the multiplier follow the constraint."""
         self.violation.update(self._violation(draw).mean().to(self.violation.mean.dtype))
-        step = (self.rate * self.violation().double()).exp()
+        step = (self.rate().double() * self.violation().double()).exp()
         self.multiplier.mul_(step).clamp_(*self.limits)
 
     def _violation(self, draw: Draw) -> Tensor:

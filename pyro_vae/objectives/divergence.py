@@ -63,11 +63,17 @@ def kl_dimensions(draw: Draw, kl: KL = "auto") -> dict[str, Tensor]:
     for name, site in q.items():
         prior = p.get(name)
         ours, theirs = factors(site["fn"]), prior and factors(prior["fn"])
-        if prior is None or ours is None or theirs is None or name in draw.coupled_latents:
+        if prior is None or name in draw.coupled_latents:
+            why = "has no prior" if prior is None else "shares its prior with sites summed out"
             raise ValueError(
-                "expected independent dimensions in guide and prior, got "
-                f"{type(site['fn']).__name__} at {name!r}: take each site as a whole, or "
-                "distributions such as "
+                f"expected guide sites with a prior of their own, got {name!r}, which {why}: take "
+                'each site as a whole (groups="site")'
+            )
+        if ours is None or theirs is None:
+            fn = site["fn"] if ours is None else prior["fn"]
+            raise ValueError(
+                f"expected independent dimensions in guide and prior, got {type(fn).__name__} at "
+                f"{name!r}: take each site as a whole, or distributions such as "
                 "Normal(loc, scale).to_event(1)"
             )
         if kl != "sampled" and name in draw.kl:

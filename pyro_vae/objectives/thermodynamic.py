@@ -2,16 +2,20 @@ r"""The thermodynamic bound, an integral from the guide to the posterior."""
 
 __all__ = ["TVO"]
 
-from torch import Tensor
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
 
 from pyro_vae.counts import check_counts
 from pyro_vae.draws import Draw
 from pyro_vae.objectives.bound import Bound
 from pyro_vae.objectives.pathwise import check_scored
 from pyro_vae.objectives.weights import columns, log_weights, shared_out
+from pyro_vae.schedules import Schedule, as_schedule, ends
 
 
-class TVO:
+class TVO(nn.Module):
     r"""The thermodynamic variational objective: a lower sum of the integral that is the evidence.
 
     .. math::
@@ -37,7 +41,8 @@ class TVO:
     Arguments:
         k: The number of particles :math:`K \geq 2`.
         partitions: The number of intervals :math:`P`.
-        first: The point :math:`\beta_1`; those between it and one are evenly spaced in logarithms.
+        first: The point :math:`\beta_1`, or its schedule; those between it and one are evenly
+            spaced in logarithms.
 
     Raises:
         ValueError: If an argument is out of range; when called, if the guide has points or
@@ -57,23 +62,35 @@ class TVO:
         >>> SVI(model, guide, torch.optim.Adam, TVO(k=10)).step(torch.ones(3, 4)).shape
         torch.Size([])
         >>> TVO(partitions=3, first=0.25).points
-        [0.0, 0.25, 0.5, 1.0]
+        tensor([0.0000, 0.2500, 0.5000, 1.0000], dtype=torch.float64)
     """
 
     pathwise = False
 
-    def __init__(self, k: int = 10, partitions: int = 5, first: float = 0.1) -> None:
+    def __init__(
+        self, k: int = 10, partitions: int = 5, first: float | Tensor | Schedule = 0.1
+    ) -> None:
+        super().__init__()
         check_counts(k=k, partitions=partitions)
         if k < 2:
             raise ValueError(f"expected k of at least 2, of which a covariance is taken, got {k}")
-        if not 0 < first < 1:
-            raise ValueError(f"expected first to lie between 0 and 1, ends excluded, got {first}")
-        self.k, self.partitions, self.first = k, partitions, first
-        self.particles = k
-        between = [first ** (1 - j / (partitions - 1)) for j in range(partitions - 1)]
-        self.points = [0.0, *between, 1.0]
+        self.first = as_schedule(first, "first")
+        if wrong := [end for end in ends(self.first) if not 0 < end < 1]:
+            raise ValueError(
+                f"expected first to lie between 0 and 1, ends excluded, got {wrong[0]}"
+            )
+        self.k = self.particles = k
+        self.partitions = partitions
 
-    def __call__(self, draw: Draw) -> Bound:
+    @property
+    def points(self) -> Tensor:
+        r"""The :math:`\beta_0, \ldots, \beta_P`, with shape :math:`(P + 1)`."""
+        first = self.first()
+        steps = range(self.partitions - 1)
+        between = [first ** (1 - j / (self.partitions - 1)) for j in steps]
+        return torch.stack([torch.zeros_like(first), *between, torch.ones_like(first)])
+
+    def forward(self, draw: Draw) -> Bound:
         r"""Bounds the evidence of each datum of a draw."""
         check_scored(draw)
         log_w = log_weights(draw).detach()
@@ -87,7 +104,8 @@ class TVO:
     def _coefficients(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""The sum, and what each particle's two log-densities count in its gradient."""
         value, on_model, on_guide = log_w.new_zeros(()), log_w.new_zeros(()), log_w.new_zeros(())
-        for beta, end in zip(self.points[:-1], self.points[1:], strict=True):
+        points = self.points.to(log_w.dtype).unbind()
+        for j, (beta, end) in enumerate(pairwise(points)):
             w = (beta * log_w).softmax(0)
             mean = (w * log_w).sum(0)
             # as in a sample's covariance, which is unbiased where weights are equal
@@ -95,6 +113,6 @@ class TVO:
             value = value + (end - beta) * mean
             on_model = on_model + (end - beta) * (w + beta * deviation)
             on_guide = on_guide + (end - beta) * (1 - beta) * deviation
-            if beta > 0:  # under the guide itself its score has mean zero: only noise
+            if j > 0:  # under the guide itself its score has mean zero: only noise
                 on_guide = on_guide - (end - beta) * w
         return value, on_model, on_guide
