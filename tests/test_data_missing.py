@@ -60,6 +60,15 @@ def test_bytes_may_have_nothing_missing() -> None:
     same(data, x.astype(float))
 
 
+@pytest.mark.parametrize("family", KINDS)
+def test_a_feature_may_be_missing_from_a_whole_split(family: str) -> None:
+    x, extent = KINDS[family]
+    data = load({"train": x, "test": x[:9]}, missing=True)
+    assert data.test["x"][:, 1].isnan().all()
+    assert data.value_range == extent
+    assert type(data.natural.likelihood).__name__ == family  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("chunk", [2**22, 7])
 @pytest.mark.parametrize("mmap", [None, True])
 def test_observed_values_are_standardised(

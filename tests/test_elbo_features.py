@@ -138,7 +138,7 @@ REFUSED = {
     "full_covariance": "at 'z'",
     "mixture": "'z'.* shares its prior",
     "auxiliary": "Delta at 'z'|'u', which has no prior",
-    "auto_multivariate_normal": "at '_",
+    "auto_multivariate_normal": "'_.*has no prior",
 }
 
 

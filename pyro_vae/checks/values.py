@@ -28,7 +28,7 @@ def check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Findi
                     None,
                     "error",
                     f"expected finite data, got {bad(leaf)} in {name}{keystr(path)} of the batch",
-                    "remove or impute them; or, if NaN is what is missing, give a Masked "
+                    "remove or impute them; or, if NaN is what is missing, take a Masked "
                     "likelihood and an encoder that knows of it (masked_mlp)",
                 )
 
