@@ -261,6 +261,13 @@ def test_encodings_are_pressed_to_the_prior_by_the_weight_first(
     assert (found.severity, found.flags) == ("ill", flags)
 
 
+def test_a_mismatch_that_comes_by_chance_is_none() -> None:
+    r"""Of 100 features and 256 data a mismatch of 0.39 is expected, and 0.78 is let pass."""
+    for mismatch, severity in ((4.0, "well"), (4.2, "suspect")):
+        estimate = Estimate(mismatch, 1e-3, 0.0, torch.full((100,), mismatch / 100))
+        assert seen(prior_mismatch=estimate)["prior"].severity == severity
+
+
 def test_numbers_have_no_exponents() -> None:
     figures = {"prior_mismatch": 1123.4, "rate": 2345.6, "gap": 1e-9}
     words = " ".join(finding.words for finding in seen(**figures).values())
