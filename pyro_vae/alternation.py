@@ -26,7 +26,7 @@ class Alternation:
     With a number :math:`k`, of every :math:`k` steps one trains the model, too. ``"aggressive"``
     trains the guide until the mean loss of ten steps is no better than that of the ten before
     (or for 100 steps), and then takes one step of both; once the mutual information of data and
-    latents has not grown over an epoch, all steps train both.
+    latents has not grown over as many steps of both as there are in an epoch, all train both.
 
     Arguments:
         encoder_steps: The number :math:`k`, or ``"aggressive"``.
@@ -53,6 +53,7 @@ class Alternation:
         self.taken = 0  # steps of the guide alone since the model's last
         self.losses: list[Tensor | float] = []  # of them, since the last comparison
         self.before = math.inf
+        self.both = 0  # steps since information was last compared
         self.information = -math.inf
 
     def next(self) -> bool:
@@ -61,6 +62,7 @@ class Alternation:
         self.taken = 0 if both else self.taken + 1
         if both:
             self.losses, self.before = [], math.inf
+            self.both += 1
         return both
 
     def took(self, loss: Tensor) -> None:
@@ -68,10 +70,14 @@ class Alternation:
         if self.aggressive and self.taken:
             self.losses.append(loss)
 
-    def end_epoch(self, information: float) -> None:
+    def is_due(self, steps: int) -> bool:
+        r"""Whether to compare information: after so many steps of both, while it decides."""
+        return self.aggressive and self.both >= steps
+
+    def compare(self, information: float) -> None:
         r"""Ends the aggressive part of training once the mutual information stops growing."""
         self.aggressive &= information > self.information
-        self.information = max(information, self.information)
+        self.both, self.information = 0, information
 
     def state_dict(self) -> dict[str, Any]:
         r"""What must be kept to go on."""

@@ -127,7 +127,9 @@ def fit(
             which training ends early.
         encoder_steps: How many steps the guide takes for each one of the model, so that it does
             not lag behind, which leads to posterior collapse; ``"aggressive"``: as many as still
-            help, until the mutual information of data and latents stops growing.
+            help, until the mutual information of data and latents stops growing over as many
+            steps of the model as an epoch has. Steps of the guide count as steps: training the
+            model as much takes more ``epochs``.
         callbacks: Called with an :class:`pyro_vae.loop.Event` after each epoch; one that
             returns True ends training.
         workers: The number of processes that read data which are not in memory.

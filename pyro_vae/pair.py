@@ -142,7 +142,9 @@ class Pair:
             for site in sample_sites(drawn).values():
                 # a point of Delta is a view of the guide's parameter, which is not the model's
                 site["value"] = site["value"].detach().clone()
+            values = {id(site["value"]) for site in sample_sites(drawn).values()}
             used = free_tensors(poutine.replay(self.model, trace=drawn), *args, **kwargs)
+            used = [tensor for tensor in used if id(tensor) not in values]
             used_by_guide = free_tensors(self.guide, *args, **kwargs)
         model = named_parameters(self.model, used, self._named("model."))
         guide = named_parameters(self.guide, used_by_guide, self._named("guide."))

@@ -221,9 +221,9 @@ class Trainer:
         if self.validation:
             found = self._in_units(self._bound("validation"))
             row |= {f"validation.{name}": value for name, value in found.items()}
-        if self.alternation.aggressive:
+        if self.alternation.is_due(self.steps):
             row["mutual_information"] = self._mutual_information()
-            self.alternation.end_epoch(row["mutual_information"])
+            self.alternation.compare(row["mutual_information"])
         self.epoch, self.position, self.metrics, self.sizes = self.epoch + 1, 0, [], []
         self.begin = self.generator.get_state()
         self.history.append(row)

@@ -1,5 +1,6 @@
 r"""Steps of the guide alone."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,37 @@ def test_the_next_round_compares_with_nothing_of_the_last() -> None:
 def test_all_steps_train_both_once_information_stops_growing() -> None:
     alternation = Alternation("aggressive")
     for information in (1.0, 2.0):
-        alternation.end_epoch(information)
+        alternation.compare(information)
         assert not alternation.next()
-    alternation.end_epoch(2.0)
+    alternation.compare(2.0)
     assert all(alternation.next() for _ in range(5))
+    assert not alternation.is_due(1)
+
+
+def test_information_is_compared_after_so_many_steps_of_both() -> None:
+    alternation = Alternation("aggressive")
+    for _ in range(3):
+        assert not alternation.is_due(2)
+        steps_until_both(alternation, [1.0] * 200)
+        assert not alternation.is_due(2)
+        steps_until_both(alternation, [1.0] * 200)
+        assert alternation.is_due(2)
+        alternation.compare(float(alternation.information > 0) + 1)
+        alternation.aggressive = True
+
+
+def test_steps_of_two_kinds_are_inspected_and_compiled_once_each() -> None:
+    model, guide, batch = ZOO["vae"]()
+    svi = SVI(model, guide, sgd, capture=True)
+    svi.capture.compiling = {"backend": "aot_eager"}
+    plans = set()
+    for _ in range(4):
+        svi.step(*batch)
+        with only_guide(svi.pair, svi.pair.plan(batch, {})):
+            svi.step(*batch)
+            plans.add(svi.pair.plan(batch, {}))
+    assert len(plans) == 1
+    assert svi.capture.compilations == 2
 
 
 def test_what_is_half_done_goes_on_where_it_was() -> None:
@@ -122,8 +150,19 @@ def test_a_run_goes_on_as_if_nothing_happened(encoder_steps: Any, tmp_path: Path
     assert resumed.history == whole.history
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
-    if encoder_steps == "aggressive":
-        assert 0 < whole.history[0]["mutual_information"] < 5
+    assert not any("mutual_information" in row for row in whole.history)  # too few of the model
+
+
+def test_mutual_information_decides_after_as_many_steps_of_the_model_as_an_epoch_has() -> None:
+    r"""Two batches an epoch, and at least 20 steps of the guide before each of the model."""
+    pyro.set_rng_seed(0)
+    model, guide = VAE((F,), D), AmortizedNormal((F,), {"z": D})
+    x = torch.rand(40, F).round()
+    run = quiet(model, guide, x, epochs=50, encoder_steps="aggressive")
+    told = {row["epoch"]: row.get("mutual_information") for row in run.history}
+    told = {epoch: information for epoch, information in told.items() if information is not None}
+    assert 21 <= min(told) <= 50 - 21 * (len(told) - 1)
+    assert all(abs(information) <= math.log(40) for information in told.values())
 
 
 def test_of_three_steps_one_trains_the_model() -> None:
