@@ -1,8 +1,8 @@
 r"""Posterior collapse, and what each remedy does: KL warm-up, free bits, more encoder steps.
 
 The decoder sees the pixels before each one, and soon predicts it from them. The encoder has learned
-little by then: a KL near zero is cheaper, and most of what latents could tell stays unused. (Here
-"aggressive" helps little: mutual information stops growing after the first epochs, and it ends.)
+little by then: a KL near zero is cheaper, and most of what latents could tell stays unused.
+Each remedy has them tell more; "aggressive" does so at the price of evidence here.
 """
 
 from functools import partial
@@ -50,30 +50,29 @@ class AutoregressiveVAE(PyroModule):
 
 
 x = (load("digits").train["x"].flatten(1) >= 8).float()  # black and white
-ways = {
-    "no remedy": (ELBO(), 1),
-    "KL warm-up": (ELBO(beta=Linear(length=EPOCHS * 2 / 3, unit="epoch")), 1),
-    "free bits": (ELBO(free_bits=3.0), 1),
-    "encoder_steps=3": (ELBO(), 3),
-    '"aggressive"': (ELBO(), "aggressive"),
+ways = {  # objective, encoder_steps, and how many times the epochs, for as many steps of the model
+    "no remedy": (ELBO(), 1, 1),
+    "KL warm-up": (ELBO(beta=Linear(length=EPOCHS * 2 / 3, unit="epoch")), 1, 1),
+    "free bits": (ELBO(free_bits=3.0), 1, 1),
+    "encoder_steps=3": (ELBO(), 3, 3),
+    '"aggressive"': (ELBO(), "aggressive", 15),
 }
 axes = Figure((7, 4.2), layout="constrained").subplots()
 print(f"{'test data, nats':17}evidence      KL  active units  mutual information")
-for name, (objective, steps) in ways.items():
+for name, (objective, steps, times) in ways.items():
     torch.manual_seed(0)
     model, guide = AutoregressiveVAE(), AmortizedNormal((PIXELS,), {"z": LATENTS})
     setting = {"optimizer": partial(torch.optim.Adam, lr=5e-3), "progress": False}
-    setting["epochs"] = EPOCHS * (3 if steps == 3 else 1)  # as many steps of the model
-    setting |= {"objective": objective, "encoder_steps": steps}
+    setting |= {"objective": objective, "encoder_steps": steps, "epochs": EPOCHS * times}
     run = pyro_vae.fit(model, guide, x[:1000], **setting)
     metrics = ("elbo", "nll", "active_units", "mutual_information")
     found = pyro_vae.evaluate(model, guide, x[1000:], metrics, particles=100)
     evidence, kl, active, told = -found["nll"], *(found[n] for n in ("kl", *metrics[2:]))
     print(f"{name:17}{evidence:8.2f}{kl:8.2f}{active:8.0f} of {LATENTS}{told:20.2f}")
 
-    epochs = [row["epoch"] * EPOCHS / setting["epochs"] for row in run.history]
-    axes.plot(epochs, [row["kl"] for row in run.history], label=name)
+    shares = [100 * row["epoch"] / len(run.history) for row in run.history]
+    axes.plot(shares, [row["kl"] for row in run.history], label=name)
 axes.set(title="What latents hold while the model trains", ylim=(0, None))
 axes.legend(frameon=False)
-axes.set(xlabel="epoch of the model", ylabel="KL, nats per image", xticks=range(0, EPOCHS + 1, 5))
+axes.set(xlabel="training, %", ylabel="KL, nats per image")
 axes.figure.savefig("posterior_collapse.png", dpi=150)

@@ -31,13 +31,13 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
 
 
 def check_remedies(table: str) -> None:
-    r"""Without a remedy latents hold next to nothing, with one of three at least twice as much."""
+    r"""Without a remedy latents hold next to nothing, with a remedy at least twice as much."""
     rows = re.findall(r"^(\S.*?) +(-[\d.]+) +([\d.]+) +(\d+) of 32 +([\d.]+)$", table, re.MULTILINE)
     found = {name: [float(figure) for figure in figures] for name, *figures in rows}
     assert len(found) == 5, table
     evidence, kl, _, information = found["no remedy"]
     assert max(kl, information) < 0.8
-    for name in ("KL warm-up", "free bits", "encoder_steps=3"):
+    for name in found.keys() - {"no remedy"}:
         assert found[name][1] > 2 * kl, name
         assert found[name][3] > 2 * information, name
     for name in ("KL warm-up", "free bits"):  # what they hold is of use
