@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo import ZOO
 
 from pyro_vae.evaluation.mismatch import prior_mismatch
+from pyro_vae.evaluation.rate_distortion import rate_distortion
 from pyro_vae.evaluation.shuffled import shuffled
 from pyro_vae.evaluation.trade_off import _doubt, _figures, trade_off
 
@@ -116,6 +117,26 @@ def test_a_parameter_without_a_gradient_of_the_rate_is_not_gone_by() -> None:
             chosen = min(figures, key=_doubt)
             assert chosen is both[1]
         assert abs(both[1]["trade_off"].value - 2) < 5 * both[1]["trade_off"].stderr + 1e-9
+
+
+def test_products_are_of_different_draws() -> None:
+    r"""Slopes of -2 and 1, with noise of 5 in one of them; 12 standard errors wide.
+
+    With squares of single draws it would be 0.8.
+    """
+    gradients = torch.tensor([-2.0, 1.0])[:, None].expand(16, 2, 20_000).clone()
+    gradients[:, 1] += 5 * torch.randn(16, 20_000)
+    assert _figures(gradients, 0)["trade_off"].value == pytest.approx(2, abs=0.4)
+
+
+def test_the_loss_by_shuffling_has_the_errors_of_both() -> None:
+    linear = healthy()
+    setting = {"particles": 10, "seed": 3}
+    found = measure(shuffled, linear.model, linear.guide, linear.x, **setting)
+    own = measure(rate_distortion, linear.model, linear.guide, linear.x, **setting)["distortion"]
+    error = math.hypot(own.stderr, found["shuffled"].stderr)
+    assert found["shuffled.loss"].stderr == pytest.approx(error)
+    assert found["shuffled"].stderr > own.stderr / 10
 
 
 def test_latents_of_others_are_those_of_a_cycle() -> None:
