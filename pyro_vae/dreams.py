@@ -107,8 +107,9 @@ def _made_up(draw: Draw, made: Trace) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if id(tensor) not in observed:
             return tensor
         replaced.append(tensor)
-        # a count may be drawn as float where data are integers
-        return observed[id(tensor)].to(tensor.dtype)
+        # a count may be drawn as float where data are integers, and a site have dimensions of
+        # size 1 that the data lack
+        return observed[id(tensor)].to(tensor.dtype).reshape(tensor.shape)
 
     args, kwargs = tree_map_only(Tensor, replace, given)
     missing = len({id(tensor) for tensor in replaced}) < len(observed)

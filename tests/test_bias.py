@@ -16,4 +16,5 @@ def test_each_objective_says_for_what_it_is_biased(name: str) -> None:
 def test_the_list_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["objectives"]) == 0
     words = " ".join(capsys.readouterr().out.split())
+    assert "-KL(p(z | x) ‖ q(z | x)) on the model's own data" in words
     assert "The importance-weighted bound. Unbiased for the bound of K particles" in words

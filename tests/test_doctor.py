@@ -220,6 +220,11 @@ def seen(independent: bool = True, **figures: float | Estimate) -> dict[str, Fin
     return {name: symptom(whole) for name, symptom in zip(NAMES, SYMPTOMS, strict=True)}
 
 
+def test_latents_tell_no_more_than_they_cost() -> None:
+    words = seen(rate=1.61, mutual_information=1.65)["collapse"].words
+    assert "1.61 nats a datum, of which 1.61 or more" in words
+
+
 @pytest.mark.parametrize(
     "weight, severity",
     [

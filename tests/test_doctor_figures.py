@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo import ZOO
 
 from pyro_vae.evaluation.mismatch import prior_mismatch
+from pyro_vae.evaluation.rate_distortion import rate_distortion
 from pyro_vae.evaluation.shuffled import shuffled
 from pyro_vae.evaluation.trade_off import _doubt, _figures, trade_off
 
@@ -124,6 +125,16 @@ def test_noise_of_gradients_does_not_count_as_a_gradient() -> None:
     signal = torch.tensor([-2.0, 1.0])[:, None]
     found = _figures(signal + 3 * torch.randn(16, 2, 2000), 0)["trade_off"]
     assert abs(found.value - 2) < min(5 * found.stderr, 0.4)
+
+
+def test_the_loss_by_shuffling_has_the_errors_of_both() -> None:
+    linear = healthy()
+    setting = {"particles": 10, "seed": 3}
+    found = measure(shuffled, linear.model, linear.guide, linear.x, **setting)
+    own = measure(rate_distortion, linear.model, linear.guide, linear.x, **setting)["distortion"]
+    error = math.hypot(own.stderr, found["shuffled"].stderr)
+    assert found["shuffled.loss"].stderr == pytest.approx(error)
+    assert found["shuffled"].stderr > own.stderr / 10
 
 
 def test_latents_of_others_are_those_of_a_cycle() -> None:

@@ -44,6 +44,20 @@ def _log_p(bits: Bits, p: Tensor) -> Tensor:
     return (p - shared.unsqueeze(1) / bits.data_size).sum(1) + shared
 
 
+def test_a_site_may_have_dimensions_that_data_lack() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z[None], 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        assert x.dim() == 1
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    assert dream(Pair(model, guide).draw((torch.randn(3),), {}))["z"].shape == (1, 3)
+
+
 @pytest.mark.parametrize("pair", [OneLayer, TwoLayers])
 def test_the_sleep_gradient(pair: type[Bits]) -> None:
     r"""Means over 100 batches of 2,000 dreams lie within 4 errors: 1 in 2,000 tests fails."""

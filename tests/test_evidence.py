@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from zoo import ZOO, global_latent
 
+from pyro_vae.distributions import PartlyObserved
 from pyro_vae.evaluation import Estimate, annealing, evaluate, evidence
 from pyro_vae.evaluation.annealing import anneal, step_sizes, temperatures
 from pyro_vae.evaluation.evidence import ais
@@ -364,6 +365,28 @@ def test_both_sides(name: str, simulated: list[Tensor]) -> None:
     gap = found["bdmc.upper"].per_datum - found["bdmc.lower"].per_datum
     torch.testing.assert_close(found["bdmc.gap"].per_datum, gap)
     assert math.isnan(found["bdmc.upper"].stderr)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_missing_is_missing_in_simulated_data(simulated: list[Tensor]) -> None:
+    r"""Of two features one is seen, in turns; within 4 errors, as on both sides."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], 1), 1.0).to_event(1))
+            fn = PartlyObserved(dist.Normal(z.expand(*z.shape[:-1], 2), 1.0))
+            pyro.sample("x", fn.to_event(1), obs=x)
+
+    hidden = torch.eye(2, dtype=torch.bool).repeat(30, 1)
+    found = evaluate(
+        model, nothing, torch.zeros(60, 2).masked_fill(hidden, math.nan), ("bdmc",), particles=8
+    )
+    x = torch.cat(simulated)
+    assert x.isnan().equal(hidden)
+    exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x[~hidden])
+    for bound, sign in (("lower", 1), ("upper", -1)):
+        over = sign * (found[f"bdmc.{bound}"].per_datum - exact)
+        assert -0.5 < over.mean() < 4 * over.std() / math.sqrt(60)
 
 
 @pytest.mark.usefixtures("quick")

@@ -342,6 +342,23 @@ def test_what_the_model_is_given_stays() -> None:
     assert abs(found["barber_agakov"].value) < 1e-12
 
 
+def test_a_site_may_have_dimensions_that_data_lack() -> None:
+    def bound(*leading: None) -> float:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", x.shape[0], dim=-1):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(z[leading], 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            assert x.dim() == 1
+            with pyro.plate("data", x.shape[0], dim=-1):
+                pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+        return measure(barber_agakov, model, guide, torch.randn(N))["barber_agakov"].value
+
+    assert bound(None, ...) == bound(...)
+
+
 def test_what_is_observed_must_be_an_argument() -> None:
     def model(x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):

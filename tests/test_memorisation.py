@@ -113,6 +113,8 @@ def test_errors_of_share_and_ratio() -> None:
     runs = [(dist.Exponential(1.0).sample((300,)), 2 * dist.Exponential(1.0).sample((200,)))
             for _ in range(300)]  # fmt: skip
     check_errors([Both(memorisation._closer(a, b, 0)) for a, b in runs], 2 / 3)
+    few = memorisation._closer(runs[0][0], runs[0][1][:10], 0)
+    assert few.stderr < few.data_stderr / 2  # the one of 300 samples, the other of 10 test rows
     ratios = torch.tensor([memorisation._ratio(a, b, 0).value for a, b in runs])
     error = 0.5 * math.sqrt(1 / 300 + 1 / 200)
     assert ratios.std().item() == pytest.approx(error, rel=0.2)

@@ -110,6 +110,12 @@ def test_a_density_on_positive_numbers() -> None:
     assert missing_values(fn.to_event(1).expand(Size([2])), x).tolist() == [False, True, False]
     torch.testing.assert_close(fn.variance, torch.ones(3))
 
+    loc = torch.zeros(3, requires_grad=True)
+    log_prob = PartlyObserved(dist.LogNormal(loc, 1.0)).log_prob(x)  # 0 has no density
+    log_prob.sum().backward()
+    assert log_prob[1] == 0
+    torch.testing.assert_close(loc.grad, torch.tensor([0.0, 0.0, math.log(2)]))
+
 
 def test_features_of_a_vector_are_not_missing_alone() -> None:
     fn = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
@@ -318,7 +324,7 @@ class Clusters(PyroModule):
     r"""c -> z -> x, with c summed out."""
 
     def forward(self, x: Tensor) -> None:
-        locs = x.new_tensor([[-2.0, -1.0], [2.0, 3.0]])
+        locs = x.new_tensor([[-0.5, -1.0], [0.5, 3.0]])  # near enough that c is not certain
         with pyro.plate("data", x.shape[0], dim=-1):
             fn = dist.Categorical(x.new_tensor([0.3, 0.7]))
             c = pyro.sample("c", fn, infer={"enumerate": "parallel"})
@@ -336,10 +342,10 @@ def test_draws_where_the_model_sums_out() -> None:
 
     x = torch.tensor([[0.3, NAN]])
     log_joint = torch.tensor([0.3, 0.7]).log() + dist.Normal(
-        torch.tensor([-2.0, 2.0]), math.sqrt(2)
+        torch.tensor([-0.5, 0.5]), math.sqrt(2)
     ).log_prob(x[0, 0])
     weights = log_joint.softmax(0)
-    each = torch.tensor([-1.0, 3.0]) + (x[0, 0] - torch.tensor([-2.0, 2.0])) / 2
+    each = torch.tensor([-1.0, 3.0]) + (x[0, 0] - torch.tensor([-0.5, 0.5])) / 2
     mean = (weights * each).sum()
     variance = 1.5 + (weights * (each - mean).square()).sum()
 

@@ -82,6 +82,8 @@ def _symbol(found: re.Match[str]) -> str:
         "neq": "≠",
         "in": "∈",
         "sum": "∑",
+        "mid": "|",
+        "|": "‖",
         ",": " ",
     }
     if name in known:
@@ -89,4 +91,4 @@ def _symbol(found: re.Match[str]) -> str:
     try:
         return unicodedata.lookup(f"GREEK SMALL LETTER {name}")
     except KeyError:
-        return name if name.isalpha() or name in "|{}" else ""
+        return name if name.isalpha() or name in "{}" else ""

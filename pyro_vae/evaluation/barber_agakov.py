@@ -101,7 +101,10 @@ def _terms(
     dream = poutine.trace(Dreaming()(pair.model)).get_trace(*batch)
     made, latents = outputs(dream), latent_sites(dream)
     places = {index: made[name]["value"] for name, index in observed.items()}
-    dreamed = tuple(places.get(i, field).to(field.dtype) for i, field in enumerate(batch))
+    # a site may have dimensions of size 1 that the data lack
+    dreamed = tuple(
+        places.get(i, field).to(field.dtype).reshape(field.shape) for i, field in enumerate(batch)
+    )
     given = Given({name: latents[name]["value"] for name in names})
     draw = Draw(pair.model, given(pair.guide), dreamed, {}, layout)
     return draw.combine(kl_terms(draw, "sampled").items())[0].double().cpu()

@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.distributions import missing_values
 from pyro_vae.draws import Draw
 from pyro_vae.dreams import Dreaming
 from pyro_vae.evaluation.annealing import anneal, step_sizes, temperatures
@@ -24,7 +25,7 @@ from pyro_vae.evaluation.joint import Joint, Observing
 from pyro_vae.evaluation.rows import check_rows
 from pyro_vae.evaluation.streaming import Weights
 from pyro_vae.evaluation.weights import check_scales
-from pyro_vae.layout import sample_sites, undrawn
+from pyro_vae.layout import Site, sample_sites, undrawn
 from pyro_vae.nonfinite import first_nonfinite
 from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
@@ -129,7 +130,8 @@ def bdmc(
     ``ais`` is right for data like these.
 
     Simulated are as many data as there are, and what is not observed of them is given: of
-    models of a part of the data given the rest, the rest. What the model observes must depend
+    models of a part of the data given the rest, the rest. Features that are missing are missing in
+    them as well. What the model observes must depend
     on the observed values only through its latents.
 
     Arguments:
@@ -242,8 +244,15 @@ def _simulated(model: Program, batch: Batch) -> tuple[dict[str, Tensor], dict[st
             "densities belong to no draw; ask for the metric 'ais'"
         )
     seen = {name for name, site in sites.items() if site["infer"].get("was_observed")}
-    observed = {name: sites[name]["value"] for name in seen}
+    observed = {name: _with_holes(sites[name]) for name in seen}
     return observed, {n: site["value"] for n, site in sites.items() if n not in seen}
+
+
+def _with_holes(site: Site) -> Tensor:
+    r"""What was drawn at a site, without the features that were missing in what it observed."""
+    value: Tensor = site["value"]
+    hidden = missing_values(site["fn"], site["infer"]["obs"])
+    return torch.where(hidden, math.nan, value) if bool(hidden.any()) else value
 
 
 def _check_finite(values: Tensor, joint: Joint, pair: Pair) -> None:

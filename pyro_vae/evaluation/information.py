@@ -56,7 +56,7 @@ def mutual_information(
     - ``mutual_information`` is unbiased for these :math:`N` data as the whole of the population
       (Hoffman & Johnson). Since each draw's own posterior is part of :math:`q(z)`, it is at most
       :math:`\log N`: for the population that the data come from it is on average too small, by
-      much where it comes near :math:`\log N`.
+      much where it comes near :math:`\log N`, and ``marginal_kl`` too large by as much.
     - ``mutual_information.above`` leaves each datum's own posterior out of :math:`q(z)`: for the
       population it is on average too large (Poole et al.), by much where posteriors are apart.
     - ``mutual_information.analytic`` is the difference of the KL in closed form and the marginal

@@ -113,7 +113,9 @@ def collapse(seen: Seen) -> Finding:
 def _told(seen: Seen) -> str:
     if "mutual_information" not in seen.figures:
         return ""
-    return f", of which {_short(max(seen.value('mutual_information'), 0))} or more tell data apart"
+    # by chance it may be sampled above the rate, which it never is
+    told = min(max(seen.value("mutual_information"), 0.0), seen.value("rate"))
+    return f", of which {_short(told)} or more tell data apart"
 
 
 def units(seen: Seen) -> Finding:
