@@ -307,7 +307,8 @@ def _check(trainer: Trainer) -> tuple[Tensor, ...]:
         require(findings)
     warn(findings)
     with torch.no_grad():
-        trainer.features = discrete_features(pair.draw(args, {}))
+        draw = pair.draw(args, {})
+    trainer.features, trainer.together = discrete_features(draw), draw.layout.plate is None
     return args
 
 

@@ -77,6 +77,12 @@ class Trainer:
             )
         self.steps = math.ceil(len(data.train["x"]) / batch_size)
         self.features = 0  # of a datum, if they are discrete
+        self.together = False  # whether the rows of a batch are one datum, without a data plate
+        self._log_jacobians = {
+            name: float(data.log_jacobians(rows["x"]).mean())
+            for name, rows in data.splits.items()
+            if rows
+        }
         self.schedule: LRScheduler | None = None
         self.by_step = False
 
@@ -168,7 +174,7 @@ class Trainer:
             args = self.args(batch)
             loss, metrics = self._step(args)
             self.step, self.position = self.step + 1, self.position + 1
-            if progress.step(metrics, self.data.log_jacobian):
+            if progress.step(metrics, self._offset("train", [args[0].shape[0]])):
                 self.svi.check_finite(loss, args, {})
             self.metrics.append(metrics)
             self.sizes.append(args[0].shape[0])
@@ -212,15 +218,16 @@ class Trainer:
         )
 
     def _end_epoch(self, folder: RunFolder | None) -> None:
-        means = _means(self.metrics, self.sizes)
+        means = self._in_units(_means(self.metrics, self.sizes), "train", self.sizes)
         if "elbo" not in means:  # Pyro's objects do not tell
             means |= self._bound("train")
-        row = {"epoch": self.epoch + 1, "step": self.step, **self._in_units(means)}
+        row = {"epoch": self.epoch + 1, "step": self.step, **means}
         if self.schedule is not None:
             row["learning_rate"] = float(self.schedule.get_last_lr()[0])
         if self.validation:
-            found = self._in_units(self._bound("validation"))
-            row |= {f"validation.{name}": value for name, value in found.items()}
+            row |= {
+                f"validation.{name}": value for name, value in self._bound("validation").items()
+            }
         if self.alternation.is_due(self.steps):
             row["mutual_information"] = self._mutual_information()
             self.alternation.compare(row["mutual_information"])
@@ -256,7 +263,8 @@ class Trainer:
 
     def _bound(self, split: Any) -> Row:
         r"""The bound on a split, with the same noise after each epoch."""
-        return self._estimates(self.data.epoch(split, self.seeded()), "elbo")
+        fields = self.data.epoch(split, self.seeded())
+        return self._in_units(self._estimates(fields, "elbo"), split, [len(fields["x"])])
 
     def _mutual_information(self) -> float:
         r"""That of data and latents, on data that are not trained on, if there are any."""
@@ -282,13 +290,19 @@ class Trainer:
         )
         return {name: float(value) for name, value in estimates.items()}
 
-    def _in_units(self, row: Row) -> Row:
+    def _in_units(self, row: Row, split: Split, sizes: Sequence[int]) -> Row:
         r"""Densities in the data's own units; bits per dimension, where they are defined."""
         densities = {n: row[n] for n in ("objective", "elbo", "log_likelihood") if n in row}
-        row = {**row, **{n: value + self.data.log_jacobian for n, value in densities.items()}}
-        if self.features:
+        offset = self._offset(split, sizes)
+        row = {**row, **{n: value + offset for n, value in densities.items()}}
+        if self.features and "elbo" in row:
             row["bpd"] = -row["elbo"] / (self.features * math.log(2))
         return row
+
+    def _offset(self, split: Split, sizes: Sequence[int]) -> float:
+        r"""What means over batches of so many rows lack, to be densities in the data's units."""
+        rows = sum(size * size for size in sizes) / sum(sizes) if self.together else 1
+        return rows * self._log_jacobians[split]
 
     def _modules(self) -> Iterator[nn.Module]:
         for program in (self.svi.pair.model, self.svi.pair.guide):

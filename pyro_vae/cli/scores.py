@@ -241,6 +241,6 @@ def _baseline(data: Data, estimates: dict[str, Estimate], seed: int) -> Estimate
     generator = torch.Generator().manual_seed(seed)
     train, test = (data.epoch(split, generator)["x"] for split in ("train", "test"))
     try:
-        return independent_evidence(data.natural, train, test, data.log_jacobian)
+        return independent_evidence(data.natural, train, test, data.log_jacobians(test))
     except ValueError:
         return None

@@ -19,7 +19,7 @@ from pyro_vae.data.lazy import Lazy
 from pyro_vae.data.mapped import Packed
 from pyro_vae.data.standardize import Standardization
 from pyro_vae.data.tables import Columns
-from pyro_vae.likelihoods import Likelihood
+from pyro_vae.likelihoods import Likelihood, Masked
 
 Fields = dict[str, Tensor]
 Split = Literal["train", "validation", "test"]
@@ -99,10 +99,26 @@ class Data:
         r"""A new natural likelihood, so that no two models share one with learned parameters."""
         return deepcopy(self.natural)
 
-    @property
-    def log_jacobian(self) -> float:
-        r"""What is added to one datum's log-density to have it in the user's units, in nats."""
-        return 0.0 if self.standardization is None else self.standardization.log_jacobian
+    def log_jacobians(self, x: Tensor) -> Tensor:
+        r"""What is added to each datum's log-density to have it in the user's units, in nats.
+
+        Arguments:
+            x: The data, with shape :math:`(N, \text{event\_shape})`.
+
+        Returns:
+            A tensor with shape :math:`(N)`, on the CPU.
+
+        Example:
+            >>> from pyro_vae.data import load
+            >>> data = load(torch.tensor([[0.0], [200.0]]), standardize=True, test=0.0)
+            >>> data.log_jacobians(data.train["x"])  # -log(100)
+            tensor([-4.6052, -4.6052], dtype=torch.float64)
+        """
+        if self.standardization is None:
+            return torch.zeros(len(x), dtype=torch.float64)
+        # only masked data have rows that differ: others need not be read
+        rows = x if isinstance(self.natural, Masked) else x[:1]
+        return self.standardization.log_jacobians(rows).expand(len(x))
 
     def restore(self, x: Tensor) -> Tensor:
         r"""Maps ``x``, with shape :math:`(*, \text{event\_shape})`, to the user's units.

@@ -92,7 +92,16 @@ class Standardization:
         r"""Maps standardised ``x``, with shape :math:`(*, \text{event\_shape})`, back."""
         return x * self.scale.to(x) + self.loc.to(x)
 
-    @property
-    def log_jacobian(self) -> float:
-        r"""What is added to a log-density of :math:`x'` to make it one of :math:`x`, in nats."""
-        return -float(self.scale.log().sum())
+    def log_jacobians(self, x: Tensor) -> Tensor:
+        r"""What is added to each log-density of :math:`x'` to make it one of :math:`x`, in nats.
+
+        Only features that are not missing have a density.
+
+        Arguments:
+            x: Rows in either units, with shape :math:`(N, \text{event\_shape})`.
+
+        Returns:
+            A tensor with shape :math:`(N)`, in memory.
+        """
+        scale = self.scale.log().cpu()
+        return torch.cat([-((~part.cpu().isnan()) * scale).flatten(1).sum(1) for part in chunks(x)])

@@ -28,7 +28,7 @@ from pyro_vae.likelihoods import (
 
 
 def independent_evidence(
-    likelihood: Likelihood, train: Tensor, test: Tensor, log_jacobian: float = 0.0
+    likelihood: Likelihood, train: Tensor, test: Tensor, log_jacobians: Tensor | None = None
 ) -> Estimate:
     r"""The evidence :math:`\log p(x)` of test data under features that are independent.
 
@@ -49,7 +49,8 @@ def independent_evidence(
             scale is fitted whatever they do.
         train: The training data, with shape :math:`(N, \text{event\_shape})`.
         test: The test data, with shape :math:`(M, \text{event\_shape})`.
-        log_jacobian: What is added to each log-density, to have it in other units.
+        log_jacobians: What is added to each log-density, to have it in other units, with shape
+            :math:`(M)`.
 
     Returns:
         The mean over the test data, in nats, with no Monte Carlo error.
@@ -69,8 +70,8 @@ def independent_evidence(
             f"{tuple(test.shape)}"
         )
     fn = _fit(likelihood, train).to_event(1)
-    log_prob = torch.cat([fn.log_prob(part) for part in _parts(test)]) + log_jacobian
-    return Estimate.of(log_prob, stderr=0.0)
+    found = Estimate.of(torch.cat([fn.log_prob(part) for part in _parts(test)]), stderr=0.0)
+    return found if log_jacobians is None else found.shifted(log_jacobians)
 
 
 def _fit(likelihood: Likelihood, x: Tensor) -> TorchDistribution:

@@ -54,15 +54,23 @@ class Estimate:
         per_datum = per_datum.detach().cpu()
         return cls(*average(per_datum, stderr), per_datum, unit, seed)
 
-    def shifted(self, amount: float) -> "Estimate":
-        r"""The estimate of the same figure with an amount added to it.
+    def shifted(self, amounts: Tensor) -> "Estimate":
+        r"""The estimate of the same figure with an amount added to that of each datum.
+
+        Arguments:
+            amounts: The amounts, with shape :math:`(N)`; where all data are one datum, which has
+                a single figure, their sum is added to it.
 
         Example:
-            >>> print(Estimate(-31.24, 0.02, 0.31).shifted(1.0))
-            -30.24 ± 0.02 (Monte Carlo) ± 0.31 (data) nats
+            >>> estimate = Estimate.of(torch.tensor([-31.0, -33.0]), 0.02)
+            >>> print(estimate.shifted(torch.tensor([1.0, 2.0])))
+            -30.50 ± 0.02 (Monte Carlo) ± 0.50 (data) nats
         """
-        per_datum = None if self.per_datum is None else self.per_datum + amount
-        return replace(self, value=self.value + amount, per_datum=per_datum)
+        assert self.per_datum is not None  # that of a density
+        amounts = amounts if len(self.per_datum) == len(amounts) else amounts.sum().unsqueeze(0)
+        return replace(
+            Estimate.of(self.per_datum + amounts, self.stderr, self.unit), seed=self.seed
+        )
 
     def to_dict(self) -> dict[str, float | str | int | None]:
         r"""Its figures as JSON has them: ``None`` is what is not finite; without ``per_datum``.

@@ -19,8 +19,8 @@ Batch = Data | Rows | Sequence[Data | Rows]
 
 def select(
     data: Source, inputs: Sequence[str], seed: int, dtype: torch.dtype | None
-) -> tuple[tuple[Tensor, ...], float]:
-    r"""Takes the inputs from data, and the nats that undo their standardisation.
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    r"""Takes the inputs from data, and the nats that undo the standardisation of each datum.
 
     Arguments:
         data: The data.
@@ -43,7 +43,9 @@ def select(
     if missing := [name for name in inputs if name not in fields]:
         raise ValueError(f"expected inputs among the fields {sorted(fields)}, got {missing}")
     found = _converted({name: fields[name] for name in inputs}, dtype)
-    return found, data.log_jacobian if isinstance(data, Data) else 0.0
+    if isinstance(data, Data):
+        return found, data.log_jacobians(fields["x"])
+    return found, torch.zeros(found[0].shape[0], dtype=torch.float64)
 
 
 def read(batch: Batch, seed: int, dtype: torch.dtype | None) -> tuple[Tensor, ...]:

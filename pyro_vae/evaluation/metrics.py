@@ -185,7 +185,7 @@ def evaluate(
     check_counts(particles=particles, batch_size=batch_size, data_size=data_size)
     check_mode(capture)
     _check(metrics)
-    fields, log_jacobian = select(data, inputs, seed, parameter_dtype(model, guide))
+    fields, log_jacobians = select(data, inputs, seed, parameter_dtype(model, guide))
     found: dict[str, Estimate] = {}
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
         pair = Pair(model, guide, data_plate)
@@ -201,8 +201,8 @@ def evaluate(
                 seed=seed,
                 capture=capture,
             )
-    for name in _DENSITIES.keys() & found.keys() if log_jacobian else ():
-        found[name] = found[name].shifted(_DENSITIES[name] * log_jacobian)
+    for name in _DENSITIES.keys() & found.keys() if log_jacobians.any() else ():
+        found[name] = found[name].shifted(_DENSITIES[name] * log_jacobians)
     return found
 
 

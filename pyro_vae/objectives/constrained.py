@@ -46,7 +46,7 @@ class GECO(nn.Module):
         delta: The greatest negative log-likelihood :math:`\delta` of a datum, in nats, or its
             schedule. Of densities it may be negative; of standardised data it is that of the
             numbers that the model sees, while ``log_likelihood`` is logged in the data's own
-            units, which adds ``data.log_jacobian``.
+            units, which adds the mean of ``data.log_jacobians``.
         initial: The first :math:`\lambda > 0`.
         rate: How fast the multiplier follows, :math:`\eta \geq 0`, for a nat and a step, or its
             schedule.
