@@ -114,6 +114,10 @@ class Covariances(ABC):
         r"""The covariances as matrices with shape :math:`(K, D, D)`."""
 
     @abstractmethod
+    def of_dense(self, squares: Tensor) -> Tensor:
+        r"""Sums of squares of this form, of those with shape :math:`(K, D, D)`."""
+
+    @abstractmethod
     def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
         r"""Which components are so far out for their width that squares lose too much of them."""
 
@@ -226,6 +230,9 @@ class Full(Covariances):
     def dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
         return covariances
 
+    def of_dense(self, squares: Tensor) -> Tensor:
+        return squares
+
     def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
         white = _white(means, factors)
         # of many features pairs are too many
@@ -312,6 +319,9 @@ class Tied(Covariances):
 
     def dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
         return covariances.expand(components, -1, -1)
+
+    def of_dense(self, squares: Tensor) -> Tensor:
+        return squares.sum(0)
 
     def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
         white = (means @ factors).square().sum(1)

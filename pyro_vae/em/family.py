@@ -45,10 +45,6 @@ class Family(ABC, Generic[C]):
         r"""How many numbers a kernel holds of a datum at once."""
 
     @abstractmethod
-    def check(self, x: Tensor) -> None:
-        r"""Raises a ``ValueError`` if data with shape :math:`(B, D)` are none of the family's."""
-
-    @abstractmethod
     def kernel(self, components: C, dtype: torch.dtype, exact: bool = False) -> Kernel:
         r"""The components, ready for data of that type; ``exact``: whatever the time it takes."""
 

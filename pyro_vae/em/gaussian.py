@@ -6,16 +6,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyro_vae.em.coordinates import Coordinates
 from pyro_vae.em.covariances import Covariances, Full, Tied
+from pyro_vae.em.expectation import passed
 from pyro_vae.em.gaussian_family import GaussianFamily, Gaussians
 from pyro_vae.em.initialization import Initialization
+from pyro_vae.em.inputs import as_rows, like
 from pyro_vae.em.loop import Mixed
+from pyro_vae.em.missing import MissingKernel, conditional_means
 from pyro_vae.em.mixture import Mixture, check_number, given
 from pyro_vae.em.priors import GaussianPrior
-from pyro_vae.em.rows import Rows
+from pyro_vae.em.rows import Block, Rows
 from pyro_vae.em.survey import Survey, check_finite
 from pyro_vae.em.variances import Diagonal, Spherical
 
@@ -103,6 +107,7 @@ class GaussianMixture(Mixture):
             found.variance * coordinates.scale.square(),
             self.reg_covar * coordinates.scale.square(),
             self._prior(found, coordinates),
+            self.allow_missing,
         )
 
     def _prior(self, found: Survey, coordinates: Coordinates) -> GaussianPrior:
@@ -192,12 +197,35 @@ class GaussianMixture(Mixture):
         mean = weights @ means
         within = dense.diagonal(dim1=1, dim2=2)
         variance = weights @ ((means - mean).square() + within)
-        found = Survey(0, 0.0, mean.to(device), variance.to(device))
+        found = Survey(0, 0.0, mean.to(device), variance.to(device), mean.to(device))
         coordinates = Coordinates.of(found.mean, found.variance, dtype, form.common_scale)
         zeros = torch.zeros_like(found.mean)
         prior = GaussianPrior(form, zeros, 0.0, None, zeros.new_zeros(()))
-        family = GaussianFamily(form, coordinates, found.variance, zeros, prior)
+        family = GaussianFamily(form, coordinates, found.variance, zeros, prior, self.allow_missing)
         return family, self._read(family, device)
+
+    def impute(self, X: Any) -> Any:
+        r"""Data whose missing entries, which are NaN, are their means given all that is there.
+
+        .. math::
+            \mathbb{E}[x_m \mid x_o]
+                = \sum_{k=1}^K p(k \mid x_o) \, \mathbb{E}[x_m \mid x_o, k]
+
+        Arguments:
+            X: The data, with shape :math:`(N, D)`.
+        """
+        check_is_fitted(self)
+        rows = as_rows(self, X)
+        family, (weights, components) = self._restored(rows.device, rows.dtype)
+        kernel = MissingKernel(
+            family.form, family.coordinates, components.means, components.covariances
+        )
+
+        def step(block: Block) -> Tensor:
+            check_finite(block.x, missing=True)
+            return conditional_means(kernel, block.x, weights.log())
+
+        return like(X, torch.cat(list(passed(family, len(weights), rows, step))))
 
     def _n_parameters(self) -> int:
         K, D = self.means_.shape

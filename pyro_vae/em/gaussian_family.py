@@ -12,6 +12,7 @@ from pyro_vae.em.coordinates import Coordinates
 from pyro_vae.em.covariances import Covariances
 from pyro_vae.em.family import Family, Kernel, Sums
 from pyro_vae.em.gaussian_kernel import GaussianKernel, recentred
+from pyro_vae.em.missing import MissingKernel
 from pyro_vae.em.priors import GaussianPrior
 
 
@@ -40,6 +41,7 @@ class GaussianFamily(Family[Gaussians]):
         variances: The variances of the data there, with shape :math:`(D)`.
         floor: What is added to each variance there, with shape :math:`(D)`.
         prior: The prior of the components, in coordinates.
+        missing: Whether entries that are NaN are missing.
     """
 
     def __init__(
@@ -49,22 +51,22 @@ class GaussianFamily(Family[Gaussians]):
         variances: Tensor,
         floor: Tensor,
         prior: GaussianPrior,
+        missing: bool = False,
     ) -> None:
         self.form, self.coordinates, self.prior = form, coordinates, prior
-        self.variances, self.floor = variances, floor
+        self.variances, self.floor, self.missing = variances, floor, missing
 
     def width(self, components: int, features: int) -> int:
         return self.form.width(components, features)
-
-    def check(self, x: Tensor) -> None:
-        pass
 
     def make(self, means: Tensor, covariances: Tensor) -> Gaussians:
         r"""Components with those means and covariances."""
         return Gaussians(means, *self.form.factor(covariances))
 
     def kernel(self, components: Gaussians, dtype: torch.dtype, exact: bool = False) -> Kernel:
-        means, _, factors, _ = components
+        means, covariances, factors, _ = components
+        if self.missing:
+            return MissingKernel(self.form, self.coordinates, means, covariances)
         careful = self.form.narrow(means, factors, dtype) | exact
         return GaussianKernel(self.form, self.coordinates, means, factors, careful, dtype)
 
@@ -89,6 +91,7 @@ class GaussianFamily(Family[Gaussians]):
 
     def seeded(self, points: Tensor) -> Gaussians:
         means = self.coordinates.enter(points.double())
+        means = means.nan_to_num()  # missing entries are those of the mean
         return self.make(means, self._broad(len(points)))
 
     def _broad(self, number: int) -> Tensor:

@@ -91,6 +91,7 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             ValueError: If an argument is out of range, or data are fewer than components, not
                 finite, or none of the family's.
         """
+        self.__dict__.pop("_stepwise", None)  # of steps before
         self._check()
         going_on = self.warm_start and hasattr(self, "converged_")
         rows = as_rows(self, X, sample_weight, reset=True)

@@ -19,12 +19,14 @@ class Survey(NamedTuple):
         mass: The sum of their weights.
         mean: Their mean, in double precision, with shape :math:`(D)`.
         variance: Their variances, with shape :math:`(D)`.
+        largest: The largest of each feature, with shape :math:`(D)`.
     """
 
     size: int
     mass: float
     mean: Tensor
     variance: Tensor
+    largest: Tensor
 
 
 def survey(rows: Rows, check: Callable[[Tensor], None]) -> Survey:
@@ -40,11 +42,14 @@ def survey(rows: Rows, check: Callable[[Tensor], None]) -> Survey:
         | http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf
     """
     count, total = 0, 0.0
-    mass = mean = squares = torch.zeros(rows.features, dtype=torch.float64, device=rows.device)
+    mass = mean = squares = largest = torch.zeros(
+        rows.features, dtype=torch.float64, device=rows.device
+    )
     for x, weights in rows.blocks(_BLOCK):
         check(x)
-        count += len(x)
         x = x.double()
+        largest = torch.maximum(largest, x.amax(0)) if count else x.amax(0)
+        count += len(x)
         w = x.new_ones(len(x), 1) if weights is None else weights.double()[:, None]
         total += float(w.sum())
         w = torch.where(x.isnan(), 0.0, w)
@@ -61,7 +66,7 @@ def survey(rows: Rows, check: Callable[[Tensor], None]) -> Survey:
             squares + ((x - here).square() * w).sum(0) + change.square() * share * (mass - more)
         )
         mean = mean + change * share
-    return Survey(count, total, mean, squares / mass.clamp(min=_TINY))
+    return Survey(count, total, mean, squares / mass.clamp(min=_TINY), largest)
 
 
 def check_finite(x: Tensor, missing: bool = False) -> None:

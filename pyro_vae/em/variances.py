@@ -85,6 +85,9 @@ class Diagonal(Covariances):
     def dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
         return torch.diag_embed(covariances)
 
+    def of_dense(self, squares: Tensor) -> Tensor:
+        return squares.diagonal(dim1=1, dim2=2)
+
     def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
         return (means * factors).square().sum(1) > DISTANT * means.shape[1]
 
@@ -167,6 +170,9 @@ class Spherical(Covariances):
     def dense(self, covariances: Tensor, components: int, features: int) -> Tensor:
         identity = torch.eye(features, dtype=covariances.dtype, device=covariances.device)
         return covariances[:, None, None] * identity
+
+    def of_dense(self, squares: Tensor) -> Tensor:
+        return squares.diagonal(dim1=1, dim2=2).sum(1)
 
     def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
         return (means * factors[:, None]).square().sum(1) > DISTANT * means.shape[1]
