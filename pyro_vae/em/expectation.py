@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pyro_vae.em.family import Family, Sums
 from pyro_vae.em.parallel import in_order
@@ -124,7 +123,7 @@ def responsibilities(joint: Tensor) -> tuple[Tensor, Tensor]:
     # and of one that is all but impossible, zero: numbers below the normal ones take ten times
     # as long, here and in the products that follow
     least = 0.8 * math.log(torch.finfo(joint.dtype).tiny)
-    F.threshold_(joint.sub_(most), least, -torch.inf).exp_()
+    torch.threshold_(joint.sub_(most), least, -torch.inf).exp_()
     sums = joint.sum(0)
     joint.div_(sums.clamp(min=torch.finfo(joint.dtype).tiny))
     return sums.log_().add_(most), joint

@@ -32,7 +32,79 @@ FORMS: dict[str, Covariances] = {
 
 
 class GaussianMixture(Mixture):
-    r"""A mixture of Gaussians, fitted by EM, with scikit-learn's interface."""
+    r"""A mixture of Gaussians, fitted by EM, with scikit-learn's interface.
+
+    .. math::
+        p(x) = \sum_{k=1}^K \pi_k \, \mathcal{N}(x \mid \mu_k, \Sigma_k)
+
+    From the same start, an iteration is scikit-learn's. It goes over the data in blocks, whose
+    memory does not grow with :math:`N`, and sums quadratic features of data that are moved to
+    their mean and scaled. A component that is so narrow and so far out that digits would be lost
+    is treated by differences from its mean instead, in either precision.
+
+    With a prior, each M-step takes the most probable parameters:
+
+    .. math::
+        \pi \sim \text{Dirichlet}(\alpha), \qquad
+        \mu_k \mid \Sigma_k \sim \mathcal{N}(m, \Sigma_k / \kappa), \qquad
+        \Sigma_k \sim \mathcal{W}^{-1}(\Psi, \nu)
+
+    where a variance of its own has :math:`\text{InvGamma}(\nu / 2, \Psi / 2)`. The objective
+    never decreases if ``reg_covar`` is zero, but where an empty component begins anew: at a datum
+    that is explained worst; ``reseeded_`` holds the iterations. Singular covariances are raised
+    to what can be inverted; ``regularized_`` counts those of the result.
+
+    Unlike scikit-learn's, starts at data (``"k-means++"``, ``"random_from_data"``) have the
+    data's variances, and all parameters are in double precision.
+
+    Arguments:
+        n_components: The number of components :math:`K`.
+        covariance_type: ``"full"``, ``"tied"`` (one for all), ``"diag"`` or ``"spherical"``.
+        tol: The change of the objective, in nats per datum, at which EM ends.
+        reg_covar: What is added to each variance, in squared units of the data.
+        max_iter: The most iterations.
+        n_init: From how many starts the best is taken.
+        init_params: Where EM begins: ``"kmeans"``, ``"k-means++"``, ``"random"`` or
+            ``"random_from_data"``.
+        weights_init: The weights that EM begins with, with shape :math:`(K)`.
+        means_init: The means, with shape :math:`(K, D)`.
+        precisions_init: The inverse covariances, with the shape of ``covariances_``:
+            :math:`(K, D, D)`, :math:`(D, D)`, :math:`(K, D)` or :math:`(K)`.
+        weight_concentration_prior: The :math:`\alpha \geq 1`; ``None`` is 1.
+        mean_precision_prior: The :math:`\kappa > 0`; ``None``: means have no prior.
+        mean_prior: The :math:`m`, with shape :math:`(D)`; ``None``: the mean of the data.
+        degrees_of_freedom_prior: The :math:`\nu > 0`; ``None``: covariances have no prior, or,
+            where :math:`\Psi` is given, one with :math:`\nu = D`.
+        covariance_prior: The :math:`\Psi`, with the shape of one covariance; ``None``: the
+            variances of the data.
+        allow_missing: Whether entries that are NaN are missing, at random: then the E-step takes
+            the exact expectation over them, and :meth:`impute` fills them.
+        random_state: What is drawn from, as scikit-learn has it.
+        warm_start: Whether a further fit goes on from the last one.
+        verbose: Whether there is a progress bar.
+        verbose_interval: Unused; scikit-learn's.
+        device: Where it is computed, by default where the data are.
+
+    Raises:
+        TypeError: When fitted, if an argument is of another kind, or data can be gone through
+            only once.
+        ValueError: When fitted, if an argument is out of range, data are fewer than components,
+            or not finite.
+
+    References:
+        | Maximum Likelihood from Incomplete Data via the EM Algorithm (Dempster et al., 1977)
+        | https://doi.org/10.1111/j.2517-6161.1977.tb01600.x
+        | Supervised Learning from Incomplete Data via an EM Approach (Ghahramani & Jordan, 1994)
+        | https://proceedings.neurips.cc/paper/1993/hash/f2201f5191c4e92cc5af043eebfd0946-Abstract.html
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [1.0, 4.0], [9.0, 2.0], [9.0, 4.0]])
+        >>> mixture = GaussianMixture(2, random_state=0).fit(x)
+        >>> sorted(mixture.means_[:, 0].round(3).tolist())
+        [1.0, 9.0]
+        >>> mixture.predict(x[:1]) == mixture.predict(x[1:2])
+        tensor([True])
+    """
 
     def __init__(
         self,
