@@ -33,7 +33,12 @@ def test_many_features_are_folded() -> None:
 )
 @pytest.mark.parametrize(
     "name, khat, sign, words",
-    [("nll", "khat", -1, "evidence"), ("prior", "prior.khat", 1, "evidence by prior")],
+    [
+        ("nll", "khat", -1, "evidence"),
+        ("prior", "prior.khat", 1, "evidence by prior"),
+        ("gap", "gap.khat", 1, "gap of the bound"),
+        ("gap.approximation", "gap.khat", 1, "gap, by the family"),
+    ],
 )
 def test_evidence_of_few_weights_is_a_bound(
     shape: float, loose: bool, name: str, khat: str, sign: int, words: str
@@ -45,7 +50,8 @@ def test_evidence_of_few_weights_is_a_bound(
     assert row[0] == (f"{words}, at least" if loose else words)
     assert row[1] == ["-31.0", "–" if loose else "± 0.5", "± 1.0", "nats"]
     remark = Scores(estimates, None, {}, torch.arange(3)).remark
-    assert remark.startswith("The evidence is a lower bound") == loose
+    what = words.split()[0].rstrip(",")
+    assert remark.startswith(f"The {what} is a lower bound") == loose
     assert ("20%" in remark) == (shape == 0.2)
 
 

@@ -23,6 +23,7 @@ from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Estimate, evaluate, fold, independent_evidence
 from pyro_vae.evaluation.metrics import DEFAULT
+from pyro_vae.evaluation.psis import is_loose
 from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
 from pyro_vae.runs import Run
 
@@ -62,12 +63,15 @@ _WORDS = {
     "memorisation.closer": "memorisation: closer",
 }
 _UNSEEN = {
-    *("kl", "ess", "khat", "nll.bias"),
+    *("kl", "ess", "khat", "nll.bias", "gap.khat"),
     *("prior.bias", "prior.ess", "prior.khat", "ais.bias", "ais.ess"),
     *("mutual_information.kl", "mutual_information.analytic"),
 }
 # which figure says whether weights can be trusted
-_SHAPES = {"nll": "khat", "bpd": "khat", "prior": "prior.khat"}
+_SHAPES = {
+    **{"nll": "khat", "bpd": "khat", "prior": "prior.khat"},
+    **{"gap": "gap.khat", "gap.approximation": "gap.khat"},
+}
 MEMORISATION = "memorisation"
 
 
@@ -114,8 +118,8 @@ class Scores:
         return float(self.estimates.get(_SHAPES.get(name, ""), 0.0))
 
     def _is_loose(self, name: str) -> bool:
-        r"""Whether the evidence is only known to be a lower bound."""
-        return not self._share(name) <= 0.1
+        r"""Whether a figure is only known to be a lower bound."""
+        return is_loose(self._share(name))
 
     def save(self, path: Path) -> None:
         r"""Writes what is known of each datum, by figure, and which ``row`` it is."""
@@ -148,18 +152,21 @@ class Scores:
 
     @property
     def remark(self) -> str:
-        r"""What should be known of the evidence."""
-        if self.refused:
-            return f"There is no evidence: {self.refused}"
-        loose = [name for name in ("nll", "prior") if self._is_loose(name)]
-        if not loose:
-            return ""
-        if (share := self._share(loose[0])) > 0:
+        r"""What should be known of the figures."""
+        refused = [f"There is no evidence: {self.refused}"] if self.refused else []
+        evidence = [name for name in ("nll", "prior") if self._is_loose(name)]
+        bounds = {"evidence": evidence[:1], "gap": ["gap"] * self._is_loose("gap")}
+        loose = [self._loose(what, name) for what, names in bounds.items() for name in names]
+        return "\n".join([*refused, *loose])
+
+    def _loose(self, what: str, name: str) -> str:
+        r"""Why a figure is but a lower bound."""
+        if (share := self._share(name)) > 0:
             return (
-                f"The evidence is a lower bound: at {share:.0%} of the data a few particles "
+                f"The {what} is a lower bound: at {share:.0%} of the data a few particles "
                 "outweigh all others (Pareto shape above 0.7). More --particles raise it."
             )
-        return "The evidence is a lower bound, of unknown error: take more --particles."
+        return f"The {what} is a lower bound, of unknown error: take more --particles."
 
 
 def score(
