@@ -1,6 +1,6 @@
 r"""Where a bound stopped being finite."""
 
-__all__ = ["first_nonfinite"]
+__all__ = ["MEND_DATA", "bad", "first_nonfinite"]
 
 from collections.abc import Iterator, Mapping
 
@@ -11,6 +11,19 @@ from torch import Tensor
 from pyro_vae.distributions import missing_values
 from pyro_vae.draws import Draw
 from pyro_vae.layout import sample_sites
+
+# what to do about data that are not
+MEND_DATA = (
+    "remove or impute them; or, if NaN is what is missing, take a Masked likelihood and an encoder "
+    "that knows of it (masked_mlp)"
+)
+
+
+def bad(tensor: Tensor) -> str:
+    r"""How many values are not finite."""
+    counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
+    found = " and ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f"{found} of {tensor.numel()} values"
 
 
 def first_nonfinite(draw: Draw, parameters: Mapping[str, Tensor]) -> str | None:

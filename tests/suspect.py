@@ -10,7 +10,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F_
-from broken import Guide, Model, amortised, batch, grey, repeated, standard_for_all
+from broken import (
+    Guide,
+    Model,
+    amortised,
+    batch,
+    grey,
+    repeated,
+    standard_for_all,
+    unit_normal,
+)
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
@@ -190,6 +199,25 @@ class Mixing(nn.Module):
         return self.network(z - z.mean(0, keepdim=True))
 
 
+def inner_plate(x: Tensor) -> None:
+    r"""Takes the dimension of the inner plate to be the first of a datum, as it is of one particle.
+
+    With several, a vector of each datum has them further to the left than a number has.
+    """
+    with pyro.plate("data", x.shape[0], dim=-1):
+        a = pyro.sample("a", dist.Normal(torch.zeros(F), 1.0).to_event(1))
+        with pyro.plate("inner", F, dim=-2):
+            c = pyro.sample("c", dist.Normal(x.new_zeros(()), 0.5))
+        pyro.sample("x", unit_normal(a + c.movedim(-2, -1)), obs=x)
+
+
+def guide_of_inner_plate(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0], dim=-1):
+        pyro.sample("a", dist.Normal(torch.zeros(F), 1.0).to_event(1))
+        with pyro.plate("inner", F, dim=-2):
+            pyro.sample("c", dist.Normal(x.new_zeros(()), 0.5))
+
+
 def flattened() -> Pair:
     return Model(decoder=nn.Sequential(nn.Flatten(1), mlp(D, F, (8,)))), Guide(), batch()
 
@@ -357,6 +385,12 @@ SUSPECT: dict[str, Row] = {
         "data",
         r"plate 'data' to have the size of the batch, got 7 in a batch of 7 and in one of 6: write "
         r"pyro.plate\('data', x.shape\[0\]\), or .*\(the model, .*broken.py",
+    ),
+    "mixed up with a plate": (
+        lambda: (inner_plate, guide_of_inner_plate, batch()),
+        ELBO(),
+        "x",
+        r'index mixes particles up with plates, .* `pyro.sample\("x", unit_normal\(a',
     ),
     "mixed up, one particle": (
         lambda: (Model(decoder=Mixing()), Guide(), batch()),

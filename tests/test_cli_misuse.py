@@ -43,6 +43,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "few.yaml").write_text("patience: 0\n")
     (place / "broken.yaml").write_text("model: [VAE\n")
     (place / "tag.yaml").write_text("model: !!python/object/apply:os.system [touch marker]\n")
+    (place / "one.yaml").write_text("metrics: elbow\n")
+    (place / "some.yaml").write_text("metrics: [nll, elbow]\n")
     (place / "keys.yaml").write_text("modle: VAE\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -153,7 +155,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("sample runs/nowhere", "runs/nowhere"),
     "folder that is no run": ("sample other", "a run's folder, got other, .* no config.yaml"),
     "file that is no run": ("sample images.npz", "a run's folder, got images.npz"),
-    "metric": ("evaluate run --metrics elbow nll", "expected metrics to be some of"),
+    "metric": (
+        "evaluate run --metrics nll elbow",
+        "--metrics: expected elbo, nll, .* smoothness, gap or memorisation, got 'elbow'",
+    ),
+    "metric, before all else": ("evaluate nowhere --metrics elbow", "memorisation, got 'elbow'"),
+    "metric in a file": ("evaluate run --config some.yaml", "memorisation, got 'elbow'"),
+    "metric in a file, alone": ("evaluate run --config one.yaml", "memorisation, got 'elbow'"),
     "split": ("evaluate run --split tests", "--split: expected test, validation or train"),
     "weights": ("evaluate run --weights first", "--weights: expected best, last or null, got"),
     "flag": ("traverse run --step 3", "got --step; did you mean --steps?"),

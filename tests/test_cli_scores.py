@@ -24,8 +24,8 @@ def test_many_features_are_folded() -> None:
     features = {f"kl.z[{d}]": Estimate(float(d), 0.0, 0.1) for d in range(50)}
     found = table({"elbo": Estimate(-9.0, 0.1, 0.2), "kl.z": Estimate(1.0, 0.0, 0.1), **features})
     first = [f"KL of z[{d}]" for d in range(49, 44, -1)]
-    assert list(found) == ["ELBO", "KL of z", *first, "KL of z[other 45]"]
-    assert found["KL of z[other 45]"][-1] == "nats, on average"
+    assert list(found) == ["ELBO", "KL of z", *first, "KL of z, 45 others"]
+    assert found["KL of z, 45 others"][-1] == "nats, on average"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,12 @@ def test_many_features_are_folded() -> None:
 )
 @pytest.mark.parametrize(
     "name, khat, sign, words",
-    [("nll", "khat", -1, "evidence"), ("prior", "prior.khat", 1, "evidence by prior")],
+    [
+        ("nll", "khat", -1, "evidence"),
+        ("prior", "prior.khat", 1, "evidence by prior"),
+        ("gap", "gap.khat", 1, "gap of the bound"),
+        ("gap.approximation", "gap.khat", 1, "gap, by the family"),
+    ],
 )
 def test_evidence_of_few_weights_is_a_bound(
     shape: float, loose: bool, name: str, khat: str, sign: int, words: str
@@ -45,8 +50,34 @@ def test_evidence_of_few_weights_is_a_bound(
     assert row[0] == (f"{words}, at least" if loose else words)
     assert row[1] == ["-31.0", "–" if loose else "± 0.5", "± 1.0", "nats"]
     remark = Scores(estimates, None, {}, torch.arange(3)).remark
-    assert remark.startswith("The evidence is a lower bound") == loose
+    what = words.split()[0].rstrip(",")
+    assert remark.startswith(f"The {what} is a lower bound") == loose
     assert ("20%" in remark) == (shape == 0.2)
+
+
+@pytest.mark.parametrize("rate, above, shown", [(24.2, 71.4, "24.20"), (24.2, 9.3, "9.30")])
+def test_the_smaller_upper_bound_on_information_is_shown(
+    rate: float, above: float, shown: str
+) -> None:
+    known = {"mutual_information.above": above, "mutual_information.kl": rate}
+    found = table({name: Estimate(value, 0.12, 0.34) for name, value in known.items()})
+    assert found == {"information, at most": [shown, "± 0.12", "± 0.34", "nats"]}
+
+
+@pytest.mark.parametrize(
+    "size, below, words",
+    [
+        (200, 0.09, "of 200 data no more than log 200 = 5.30 nats"),
+        (200, 0.11, ""),
+        (9000, 0.09, "of 4096 data no more than log 4096 = 8.32 nats"),
+        (9000, 0.11, ""),
+    ],
+)
+def test_few_data_tell_no_more_than_their_number(size: int, below: float, words: str) -> None:
+    information = Estimate(math.log(min(size, 4096)) - below, 0.001, 0.001)
+    scores = Scores({"mutual_information": information}, None, {}, torch.arange(size))
+    assert words in scores.remark
+    assert bool(scores.remark) == bool(words)
 
 
 def test_units_of_one_site_stand_once() -> None:

@@ -281,6 +281,18 @@ def test_numbers_have_no_exponents() -> None:
     assert not re.search(r"\de[+-]", words)
 
 
+@pytest.mark.parametrize("gap", [1.0, 6.0])
+@pytest.mark.parametrize("khat, loose", [(0.05, False), (0.2, True), (math.nan, True)])
+def test_a_gap_of_few_weights_is_at_least_what_it_costs(
+    gap: float, khat: float, loose: bool
+) -> None:
+    parts = {"gap__approximation": 0.8 * gap, "gap__amortisation": 0.2 * gap}
+    found = seen(gap=gap, gap__khat=khat, **parts)["inference"]
+    assert ("at least" in found.words) == loose
+    assert found.severity == ("well" if gap == 1 else "ill")
+    assert ("What is left to gain lies in the model" in found.words) == (gap == 1 and not loose)
+
+
 def test_a_full_covariance_is_too_small_a_family_too() -> None:
     figures = {"gap": 6.0, "gap__approximation": 5.0, "gap__amortisation": 1.0}
     assert seen(True, **figures)["inference"].flags[0] == "--guide"

@@ -1,5 +1,6 @@
 r"""What codes, reconstructions and samples are made of: rows as they come, and their errors."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor
 from zoo import ZOO
 
 from pyro_vae.data import load
-from pyro_vae.evaluation import decode, encode, evaluate, reconstruct, sample
+from pyro_vae.evaluation import decode, diagnose, encode, evaluate, impute, reconstruct, sample
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
+from pyro_vae.nn import masked_mlp, mlp
 
 
 @pytest.fixture
@@ -248,6 +250,33 @@ def test_shapes_are_refused_in_one_line(linear: Linear, name: str, call: Any) ->
     with pytest.raises(ValueError, match=match) as caught:
         call(linear.model, guide, x)
     assert "\n" not in str(caught.value)
+
+
+def holed(linear: Linear) -> Tensor:
+    x = linear.x.clone()
+    x[1, 2] = math.nan
+    return x
+
+
+@pytest.mark.parametrize("call", [evaluate, impute, diagnose])
+@pytest.mark.parametrize("encoder", [mlp, masked_mlp])
+def test_missing_data_are_explained_in_one_line(linear: Linear, encoder: Any, call: Any) -> None:
+    guide = AmortizedNormal((F,), {"z": D}, encoder(F, 2 * D).double())
+    match = rf"^expected finite data, got 1 NaN of {linear.x.numel()} values: .* a Masked likel"
+    with pytest.raises(ValueError, match=match) as caught:
+        call(linear.model, guide, holed(linear))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_data_are_not_blamed_for_weights_or_shapes(linear: Linear) -> None:
+    guide = AmortizedNormal((F,), {"z": D}, masked_mlp(F, 2 * D).double())
+    x = holed(linear)
+    with pytest.raises(ValueError, match=r"programs take, got shapes .* mat1 and mat2"):
+        evaluate(linear.model, by_network(), torch.cat([x, x], dim=1))
+    with torch.no_grad():
+        next(guide.parameters()).fill_(math.nan)
+    with pytest.raises(ValueError, match=r"programs take, got shapes .* Expected parameter loc"):
+        evaluate(linear.model, guide, x)
 
 
 def test_errors_of_the_users_stay_what_they_are(linear: Linear) -> None:

@@ -156,8 +156,15 @@ def test_many_units_are_folded() -> None:
     kl = torch.arange(20.0)
     found = {f"kl.z[{d}]": Estimate.of(torch.stack([v, v + 2]), 0.1) for d, v in enumerate(kl)}
     folded = fold({"elbo": Estimate(1.0, 0.0, 0.0), **found, "kl.y[0]": Estimate(2.0, 0.1, 0.1)}, 3)
-    assert list(folded) == ["elbo", "kl.z[19]", "kl.z[18]", "kl.z[17]", "kl.z[other 17]", "kl.y[0]"]
-    rest = folded["kl.z[other 17]"]
+    assert list(folded) == [
+        "elbo",
+        "kl.z[19]",
+        "kl.z[18]",
+        "kl.z[17]",
+        "kl.z, 17 others",
+        "kl.y[0]",
+    ]
+    rest = folded["kl.z, 17 others"]
     assert (rest.value, rest.unit) == (9.0, "nats, on average")  # the mean of 0 to 16, and 1
     assert rest.stderr == pytest.approx(0.1)
     assert rest.data_stderr == 1
@@ -235,7 +242,7 @@ def test_divergence_is_information_and_marginal_divergence(name: str) -> None:
 def test_information_of_many_data_is_that_of_some(
     linear: Linear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(information, "_MOST", 4)
+    monkeypatch.setattr(information, "MOST", 4)
     found = measure(mutual_information, linear.model, linear.guide, linear.x, seed=3)
     some = torch.randperm(N, generator=torch.Generator().manual_seed(3))[:4].sort().values
     expected = measure(mutual_information, linear.model, linear.guide, linear.x[some], seed=3)

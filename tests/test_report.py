@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from pyro_vae.evaluation.estimate import Estimate, digits
 from pyro_vae.report import curves, latents, reconstructions, samples, save, table
+from pyro_vae.report.figures import MISSING
 
 ROWS = [
     {"epoch": 1, "step": 9, "elbo": -50.0, "objective": -50.0, "kl": 9.0, "kl.z": 6.0},
@@ -357,6 +358,41 @@ def test_rows_are_estimates() -> None:
     assert rows.title == "test"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_missing_pixels_are_red_beside_whole_reconstructions(channels: int) -> None:
+    x = torch.rand(1, channels, 5, 7)
+    holed = x.clone()
+    holed[0, -1, 2, 3] = math.nan
+
+    figure = reconstructions(holed, x, (0, 1))
+    expected = pixels(reconstructions(x, x, (0, 1)))
+    expected[2, 3] = MISSING
+    np.testing.assert_array_equal(pixels(figure), expected)
+    assert figure.texts[0].get_text().startswith("Originals (above; red is missing)")
+    # the scale is that of what is there
+    np.testing.assert_allclose(
+        pixels(reconstructions(holed, x))[6:], pixels(reconstructions(x, x))[6:]
+    )
+
+
+def test_missing_features_are_red_in_maps_and_have_no_points() -> None:
+    x = torch.rand(3, 50)
+    holed = x.clone()
+    holed[1, 4] = math.nan
+
+    maps = [axes.images[0] for axes in reconstructions(holed, x).axes[:2]]
+    colors = [image.cmap(image.norm(image.get_array())) for image in maps]
+    assert (np.abs(colors[0][1, 4] - [*MISSING, 1]) < 1e-6).all()
+    colors[0][1, 4] = colors[1][1, 4]
+    np.testing.assert_array_equal(*colors)
+    assert reconstructions(holed, x).axes[0].get_title() == "Originals (red is missing)"
+    assert reconstructions(x, x).axes[0].get_title() == "Originals"
+
+    original, whole = reconstructions(holed[:, :9], x[:, :9]).axes[1].get_lines()
+    assert np.isnan(original.get_ydata()).tolist() == [d == 4 for d in range(9)]
+    assert np.isfinite(whole.get_ydata()).all()
+
+
 X, Z = torch.zeros(2, 1, 8, 8), torch.zeros(2, 3)
 BAD = torch.tensor([[0.0, math.nan, math.inf]])
 
@@ -364,6 +400,8 @@ ERRORS: list[tuple[str, Callable[[], object], str]] = [
     ("scalar", lambda: samples(torch.tensor(1.0)), r"images with shape \(N, \*\).*got \(\)"),
     ("empty", lambda: samples(X[:0]), r"N > 0, got \(0, 1, 8, 8\)"),
     ("not finite", lambda: samples(BAD), "finite images, got 2 of 3 values"),
+    ("originals", lambda: reconstructions(BAD, BAD), "finite originals, got 1 of 3 .* infinite"),
+    ("holes", lambda: reconstructions(Z, 0 / Z), "finite reconstructions, got 6 of 6 values NaN"),
     ("range", lambda: samples(X, (1, 0)), r"two finite numbers in order, got \(1, 0\)"),
     ("range of one value", lambda: samples(X, (1, 1)), r"in order, got \(1, 1\)"),
     ("range nan", lambda: reconstructions(X, X, (0, math.nan)), "two finite numbers in order"),

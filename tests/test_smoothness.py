@@ -88,6 +88,7 @@ def test_way_of_what_does_not_move() -> None:
     found = measure(smoothness, linear.model, linear.guide, linear.x)
     assert found["interpolation.length"].value == 1
     assert found["lipschitz"].value == 0
+    assert found["lipschitz"].unit == "programs' data / latents"
 
 
 @pytest.mark.parametrize("name", ["vae", "levels", "convolutional"])

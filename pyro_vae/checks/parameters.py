@@ -18,9 +18,10 @@ from pyro_vae.checks.finding import Finding, Severity
 from pyro_vae.checks.graph import leaves, parts
 from pyro_vae.checks.trial import Trial
 from pyro_vae.checks.witness import Witness
-from pyro_vae.checks.words import bad, listed, value_range
+from pyro_vae.checks.words import listed, value_range
 from pyro_vae.layout import sample_sites
 from pyro_vae.lines import failure
+from pyro_vae.nonfinite import bad
 from pyro_vae.programs import Program, modules
 
 Runs = Callable[[], tuple[Trial, Trial]]

@@ -85,7 +85,7 @@ def _mixed(
     return trial.finding(
         site,
         f"expected {count} particles to have the densities that each has alone, got others: a "
-        "network mixes particles up with data or features",
+        "network or an index mixes particles up with plates, data or features",
         advice,
         severity,
     )

@@ -14,9 +14,10 @@ from pyro_vae import likelihoods
 from pyro_vae.checks.finding import Finding
 from pyro_vae.checks.graph import parts
 from pyro_vae.checks.trial import Trial, explain
-from pyro_vae.checks.words import bad, value_range
+from pyro_vae.checks.words import value_range
 from pyro_vae.distributions import innermost, missing_values
 from pyro_vae.layout import Site, sample_sites
+from pyro_vae.nonfinite import MEND_DATA, bad
 
 
 def check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Finding]:
@@ -28,8 +29,7 @@ def check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Findi
                     None,
                     "error",
                     f"expected finite data, got {bad(leaf)} in {name}{keystr(path)} of the batch",
-                    "remove or impute them; or, if NaN is what is missing, take a Masked "
-                    "likelihood and an encoder that knows of it (masked_mlp)",
+                    MEND_DATA,
                 )
 
 

@@ -1,17 +1,12 @@
 r"""Tensors in words."""
 
-__all__ = ["bad", "listed", "value_range"]
+__all__ = ["listed", "value_range"]
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-
-def bad(tensor: Tensor) -> str:
-    r"""How many values are not finite."""
-    counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
-    found = " and ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return f"{found} of {tensor.numel()} values"
+from pyro_vae.nonfinite import bad
 
 
 def value_range(tensor: Tensor) -> str:

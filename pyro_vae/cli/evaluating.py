@@ -4,6 +4,7 @@ __all__ = ["parser", "run"]
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
@@ -32,9 +33,10 @@ def add_metrics(parser: ArgumentParser) -> None:
 
     texts = [f"{name}: {summary(metric).rstrip('.')}" for name, metric in METRICS.items()]
     texts += ["memorisation: How near samples are to training data, and a picture of the nearest"]
+    kind: Any = Literal[(*METRICS, "memorisation")]
     parser.add_argument(
         "--metrics",
-        type=str,
+        type=kind,
         nargs="+",
         default=list(DEFAULT),
         metavar="NAME",

@@ -22,7 +22,9 @@ from pyro_vae.cli.pictures import write_arrays
 from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Estimate, evaluate, fold, independent_evidence
+from pyro_vae.evaluation.information import MOST
 from pyro_vae.evaluation.metrics import DEFAULT
+from pyro_vae.evaluation.psis import is_loose
 from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
 from pyro_vae.runs import Run
 
@@ -62,12 +64,15 @@ _WORDS = {
     "memorisation.closer": "memorisation: closer",
 }
 _UNSEEN = {
-    *("kl", "ess", "khat", "nll.bias"),
+    *("kl", "ess", "khat", "nll.bias", "gap.khat"),
     *("prior.bias", "prior.ess", "prior.khat", "ais.bias", "ais.ess"),
     *("mutual_information.kl", "mutual_information.analytic"),
 }
 # which figure says whether weights can be trusted
-_SHAPES = {"nll": "khat", "bpd": "khat", "prior": "prior.khat"}
+_SHAPES = {
+    **{"nll": "khat", "bpd": "khat", "prior": "prior.khat"},
+    **{"gap": "gap.khat", "gap.approximation": "gap.khat"},
+}
 MEMORISATION = "memorisation"
 
 
@@ -114,8 +119,8 @@ class Scores:
         return float(self.estimates.get(_SHAPES.get(name, ""), 0.0))
 
     def _is_loose(self, name: str) -> bool:
-        r"""Whether the evidence is only known to be a lower bound."""
-        return not self._share(name) <= 0.1
+        r"""Whether a figure is only known to be a lower bound."""
+        return is_loose(self._share(name))
 
     def save(self, path: Path) -> None:
         r"""Writes what is known of each datum, by figure, and which ``row`` it is."""
@@ -126,7 +131,8 @@ class Scores:
         r"""The figures in rows."""
         several = sum(name.startswith("active_units.") for name in self.estimates) > 1
         unseen = _UNSEEN if several else _UNSEEN | {"active_units"}
-        shown = {n: e for n, e in self.estimates.items() if n not in unseen}
+        known = {**self.estimates, **self._information}
+        shown = {n: e for n, e in known.items() if n not in unseen}
         rows = dict(row for name, e in fold(shown).items() for row in self._rows(name, e))
         return report.table(rows, title, Console().width)
 
@@ -148,18 +154,40 @@ class Scores:
 
     @property
     def remark(self) -> str:
-        r"""What should be known of the evidence."""
-        if self.refused:
-            return f"There is no evidence: {self.refused}"
-        loose = [name for name in ("nll", "prior") if self._is_loose(name)]
-        if not loose:
-            return ""
-        if (share := self._share(loose[0])) > 0:
+        r"""What should be known of the figures."""
+        refused = [f"There is no evidence: {self.refused}"] if self.refused else []
+        evidence = [name for name in ("nll", "prior") if self._is_loose(name)]
+        bounds = {"evidence": evidence[:1], "gap": ["gap"] * self._is_loose("gap")}
+        loose = [self._loose(what, name) for what, names in bounds.items() for name in names]
+        return "\n".join([*refused, *loose, *self._unseen])
+
+    @property
+    def _information(self) -> dict[str, Estimate]:
+        r"""The smaller of two upper bounds on the information in latents, where there are both."""
+        name = "mutual_information.above"
+        both = [self.estimates.get(n) for n in (name, "mutual_information.kl")]
+        return {name: min(known)} if len(known := [e for e in both if e is not None]) > 1 else {}
+
+    @property
+    def _unseen(self) -> list[str]:
+        r"""That there may be more information in latents than so few data can tell."""
+        size = min(len(self.rows), MOST)
+        information = self.estimates.get("mutual_information")
+        if information is None or information < math.log(size) - 0.1:
+            return []
+        return [
+            f"The information may be more: of {size} data no more than log {size} = "
+            f"{math.log(size):.2f} nats can be seen."
+        ]
+
+    def _loose(self, what: str, name: str) -> str:
+        r"""Why a figure is but a lower bound."""
+        if (share := self._share(name)) > 0:
             return (
-                f"The evidence is a lower bound: at {share:.0%} of the data a few particles "
+                f"The {what} is a lower bound: at {share:.0%} of the data a few particles "
                 "outweigh all others (Pareto shape above 0.7). More --particles raise it."
             )
-        return "The evidence is a lower bound, of unknown error: take more --particles."
+        return f"The {what} is a lower bound, of unknown error: take more --particles."
 
 
 def score(

@@ -67,7 +67,7 @@ def explained(message: str, parser: ArgumentParser, given: Mapping[str, Any]) ->
     text = " ".join(message.split())
     if extra := re.match(r"unrecognized arguments: (.*)", text, re.IGNORECASE):
         return f"expected nothing more, got {extra[1]}"
-    found = re.match(r'Parser key "([^"]+)": ?(.*)', text) or re.match(
+    found = re.match(r'Parser key "([^"]+)"(?: element \d+)?: ?(.*)', text) or re.match(
         r"argument (\S+): (expected one argument)", text
     )
     action = None if found is None else _action(parser, found[1])
@@ -78,6 +78,8 @@ def explained(message: str, parser: ArgumentParser, given: Mapping[str, Any]) ->
     if kind is None:
         return f"{flag}: {found[2][:1].lower()}{found[2][1:]}"
     value = given.get(flag, given.get(action.dest))
+    if " element " in text.split(":")[0] and not isinstance(given.get(action.dest), str):
+        value = text.rpartition("Got value: ")[2]  # one of several
     return f"{flag}: expected {words(kind)}, got {_shown(value)}{_advice(value, kind)}"
 
 

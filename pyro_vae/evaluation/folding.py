@@ -15,7 +15,7 @@ def fold(estimates: Mapping[str, Estimate], shown: int = 5) -> dict[str, Estimat
     r"""Keeps the greatest of the features of each family, and the mean of its others.
 
     A family are the estimates of one name but for an index, such as ``kl.z[0]``, ``kl.z[1]``.
-    Its greatest come first, the greatest of all at the front, then ``kl.z[other 45]``. What has
+    Its greatest come first, the greatest of all at the front, then ``kl.z, 45 others``. What has
     no index, or not more than ``shown + 1`` in its family, is all there.
 
     Arguments:
@@ -25,7 +25,7 @@ def fold(estimates: Mapping[str, Estimate], shown: int = 5) -> dict[str, Estimat
     Example:
         >>> found = {f"kl.z[{d}]": Estimate(float(d % 3), 0.0, 0.1) for d in range(50)}
         >>> list(fold(found, shown=2))
-        ['kl.z[2]', 'kl.z[5]', 'kl.z[other 48]']
+        ['kl.z[2]', 'kl.z[5]', 'kl.z, 48 others']
     """
     families: dict[str, dict[str, Estimate]] = {}
     for name, estimate in estimates.items():
@@ -37,7 +37,7 @@ def fold(estimates: Mapping[str, Estimate], shown: int = 5) -> dict[str, Estimat
         kept = names if len(names) <= shown + 1 else names[:shown]
         found |= {name: ranked[name] for name in kept}
         if others := [ranked[name] for name in names[len(kept) :]]:
-            found[f"{family}other {len(others)}]"] = _mean(others)
+            found[f"{family.removesuffix('[')}, {len(others)} others"] = _mean(others)
     return found
 
 

@@ -18,7 +18,9 @@ from pyro_vae.draws import Draw
 from pyro_vae.evaluation.chunks import Largest, chunk_sizes
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.free import Freed, offsets_of
+from pyro_vae.evaluation.psis import khat
 from pyro_vae.evaluation.rows import check_rows
+from pyro_vae.evaluation.streaming import Weights
 from pyro_vae.evaluation.weights import check_weights
 from pyro_vae.layout import latent_sites
 from pyro_vae.nonfinite import first_nonfinite
@@ -58,8 +60,13 @@ def gap(
     dependence, moved. All figures are from draws that were not trained on.
 
     The evidence is importance sampled from :math:`q_n^*`, thus on average too low, the less the
-    more particles, and with it ``gap`` and ``gap.approximation``. Training that has not found
-    the best makes ``gap.approximation`` too high, and ``gap.amortisation`` too low.
+    more particles, and with it ``gap`` and ``gap.approximation``: ``gap.khat`` is the share of
+    data at which the Pareto shape of those weights is above 0.7 (``per_datum`` holds the shapes).
+    Where it is high, or NaN for want of particles, both are lower bounds, of which the errors are
+    too small: of 11 latents and 400 particles 1.99 ± 0.04 was seen for 2.58, and a share of 0.78.
+
+    Training that has not found the best makes ``gap.approximation`` too high, and
+    ``gap.amortisation`` too low.
 
     It runs inside :func:`pyro_vae.evaluation.setting.evaluating`.
 
@@ -75,7 +82,7 @@ def gap(
         steps: The number of training steps.
 
     Returns:
-        ``gap``, ``gap.approximation`` and ``gap.amortisation``.
+        ``gap``, ``gap.approximation``, ``gap.amortisation`` and ``gap.khat``.
 
     Raises:
         ValueError: If there are global latents, a guide that is a point estimate, or a factor of
@@ -85,6 +92,8 @@ def gap(
     References:
         | Inference Suboptimality in Variational Autoencoders (Cremer et al., 2018)
         | https://arxiv.org/abs/1801.03558
+        | Pareto Smoothed Importance Sampling (Vehtari et al., 2024)
+        | https://www.jmlr.org/papers/v25/19-556.html
 
     Example:
         >>> from pyro_vae.evaluation.setting import evaluating
@@ -96,7 +105,7 @@ def gap(
         ...     pair, x = Pair(model, guide), torch.eye(4)
         ...     found = gap(pair, (x,), place, **sizes, seed=0, capture=False, steps=50)
         >>> list(found)
-        ['gap', 'gap.approximation', 'gap.amortisation']
+        ['gap', 'gap.approximation', 'gap.amortisation', 'gap.khat']
     """
     run = _Run(pair, fields, place, particles, batch_size, data_size, capture, steps)
     pyro.set_rng_seed(seed)  # whatever was drawn so far
@@ -107,10 +116,12 @@ def gap(
             per_datum[name].append(scores)
             variances[name] += variance
     unit, count = "nats" if run.layout.plate else "nats (all data)", run.count
-    return {
+    shapes = torch.cat(per_datum.pop("gap.khat"))
+    found = {
         name: Estimate.of(torch.cat(parts), math.sqrt(variances[name]) / count, unit, seed)
         for name, parts in per_datum.items()
     }
+    return {**found, "gap.khat": khat(shapes, seed)}
 
 
 class _Run:
@@ -162,15 +173,20 @@ class _Run:
         r"""The gap of each datum and its parts, and the variances of their sums over data."""
         free = Freed(self._trained(batch))(self.pair.guide)
         best, own = (self._all_log_weights(guide, batch) for guide in (free, self.pair.guide))
-        log_mean = best.logsumexp(0) - math.log(self.particles)
+        known = Weights(self.particles)
+        known.update(best)
         weights = best.softmax(0) * self.particles
         return {
-            "gap": (log_mean - own.mean(0), self._variance(weights) + self._variance(own)),
-            "gap.approximation": (log_mean - best.mean(0), self._variance(weights - best)),
+            "gap": (known.log_mean - own.mean(0), self._variance(weights) + self._variance(own)),
+            "gap.approximation": (
+                known.log_mean - best.mean(0),
+                self._variance(weights - best),
+            ),
             "gap.amortisation": (
                 best.mean(0) - own.mean(0),
                 self._variance(best) + self._variance(own),
             ),
+            "gap.khat": (known.shape, math.nan),
         }
 
     def _variance(self, values: Tensor) -> float:

@@ -1,11 +1,14 @@
 r"""How heavy the tail of importance weights is."""
 
-__all__ = ["pareto_shape", "tail_size"]
+__all__ = ["is_loose", "khat", "pareto_shape", "tail_size"]
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+
+from pyro_vae.evaluation.estimate import Estimate
 
 
 def tail_size(particles: int) -> int:
@@ -63,3 +66,29 @@ def pareto_shape(log_tail: Tensor) -> Tensor:
     k = torch.log1p(-mean * x).mean(0)
     k = (k * size + 5) / (size + 10)
     return torch.where(equal, -math.inf, k)
+
+
+def khat(shapes: Tensor, seed: int) -> Estimate:
+    r"""The share of data whose weights are not to be trusted: with a Pareto shape above 0.7.
+
+    Arguments:
+        shapes: Those of each datum, with shape :math:`(N)`, which ``per_datum`` keeps.
+        seed: The seed that the weights were drawn with.
+
+    Example:
+        >>> print(khat(torch.tensor([0.1, 0.9, 0.5, 0.2]), seed=0))
+        0.25 ± 0.25 (data) of the data
+    """
+    above = torch.where(shapes.isnan(), shapes, (shapes > 0.7).to(shapes))
+    share = Estimate.of(above, math.nan, "of the data", seed)
+    return replace(share, per_datum=shapes.detach().cpu())
+
+
+def is_loose(share: float) -> bool:
+    r"""Whether evidence is but a lower bound, by the share of data that :func:`khat` counts.
+
+    Example:
+        >>> is_loose(0.05), is_loose(0.2), is_loose(math.nan)
+        (False, True, True)
+    """
+    return not share <= 0.1

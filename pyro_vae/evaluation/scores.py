@@ -15,6 +15,7 @@ from pyro_vae.captured import Captured
 from pyro_vae.draws import Draw
 from pyro_vae.evaluation.chunks import Largest, chunk_sizes
 from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.psis import khat
 from pyro_vae.evaluation.rows import check_rows, is_discrete
 from pyro_vae.evaluation.streaming import Moments, Weights
 from pyro_vae.evaluation.weights import check_weights
@@ -118,14 +119,14 @@ class Scorer:
     def estimates(self, seed: int) -> dict[str, Estimate]:
         r"""The estimates over all data that came, with the seed noted."""
         nats = "nats" if self.layout.plate else "nats (all data)"
-        units = {"ess": "particles", "khat": "of the data"}
+        units = {"ess": "particles"}
         found = {}
         for name, parts in self.per_datum.items():
             scores = torch.cat(parts)
             stderr = math.sqrt(self.variances[name]) / scores.shape[0]
             found[name] = Estimate.of(scores, stderr, units.get(name, nats), seed)
             if name == "khat":
-                found[name] = _share_above(scores, 0.7, units[name], seed)
+                found[name] = khat(scores, seed)
             if name == "nll" and self.features:
                 bits = math.log(2) * self.features
                 found["bpd"] = Estimate.of(scores / bits, stderr / bits, "bits/dim", seed)
@@ -183,10 +184,3 @@ def discrete_features(draw: Draw) -> int:
     if not all(site["mask"] is None and is_discrete(site["fn"]) for site in observed):
         return 0
     return sum(site["value"].numel() for site in observed) // draw.batch_size
-
-
-def _share_above(shapes: Tensor, bound: float, unit: str, seed: int) -> Estimate:
-    r"""The share of data whose weights have a Pareto shape above a bound."""
-    above = torch.where(shapes.isnan(), shapes, (shapes > bound).to(shapes))
-    share = Estimate.of(above, math.nan, unit, seed)
-    return Estimate(share.value, share.stderr, share.data_stderr, shapes, unit, seed)

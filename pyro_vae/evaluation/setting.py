@@ -2,6 +2,7 @@ r"""The setting in which programs are evaluated: nothing is trained, nothing is 
 
 __all__ = ["evaluating", "parameter_dtype"]
 
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.devices import find_device
+from pyro_vae.nonfinite import MEND_DATA, bad
 from pyro_vae.programs import Program, modules, unchanged
+
+# what distributions say of values and of parameters
+_REFUSED = re.compile("to (be within the support|satisfy the constraint)")
 
 
 @contextmanager
@@ -51,7 +56,9 @@ def evaluating(
             pyro.set_rng_seed(seed)
             yield place
     except (RuntimeError, ValueError) as error:
-        explained = _explained(error, rows)
+        # of parameters that are not finite, data are not the cause
+        sound = all(bool(p.isfinite().all()) for top in tops for p in top.parameters())
+        explained = _explained(error, rows, sound)
         raise explained from explained.__cause__
     finally:
         for module, training in modes:
@@ -79,12 +86,22 @@ def parameter_dtype(*programs: Program) -> torch.dtype | None:
     return next((t.dtype for t in chain(own, stored) if t.is_floating_point()), None)
 
 
-def _explained(error: Exception, rows: Sequence[Tensor]) -> Exception:
-    r"""The error without the table of all sites that Pyro appends, and with the rows' shapes."""
+def _explained(error: Exception, rows: Sequence[Tensor], sound: bool) -> Exception:
+    r"""The error without the table of all sites that Pyro appends, and with the rows' shapes.
+
+    Where a distribution refuses its parameters or values, rows that are not finite are the cause.
+    """
     cause = error
     while "Trace Shapes:" in str(cause) and isinstance(cause.__cause__, Exception):
         cause = cause.__cause__
-    if cause is error or _is_ours(cause) or type(cause) not in (RuntimeError, ValueError):
+    if _is_ours(cause) or type(cause) not in (RuntimeError, ValueError):
+        return cause
+    wrong = [field for field in rows if not field.isfinite().all()]
+    if sound and wrong and _REFUSED.search(str(cause)):
+        found = ValueError(f"expected finite data, got {bad(wrong[0])}: {MEND_DATA}")
+        found.__cause__ = cause
+        return found
+    if cause is error:
         return cause
     shapes = ", ".join(str(tuple(field.shape)) for field in rows) or "none"
     first = str(cause).split("\n", 1)[0].strip(" :")

@@ -50,8 +50,9 @@ def smoothness(
       datum, in units of the average one between a datum and its nearest: about 1 or below if
       what lies between is like data, more where the way leads through a hole, as between the
       codes of an autoencoder, of which nothing asks to be close to others;
-    - ``lipschitz`` is the decoder's steepest slope at the posterior's means, in units of data by
-      units of latents, by 30 power iterations, which approach it from below;
+    - ``lipschitz`` is the decoder's steepest slope at the posterior's means, in units of data, as
+      the programs get them (of standardised data these are standard deviations), by units of
+      latents, by 30 power iterations, which approach it from below;
     - ``lipschitz.relative`` is the same in units of the spread of the decoder's means by that of
       the latents, so that it compares decoders whose latents have different scales: 1 if the
       decoder only turns its latents, more if it is steeper in some places or directions than
@@ -104,7 +105,11 @@ def smoothness(
         "lipschitz": slopes,
         "lipschitz.relative": slopes * _spread(latents) / _spread(means),
     }
-    return {name: Estimate.of(each.double(), 0.0, "", seed) for name, each in found.items()}
+    units = {"lipschitz": "programs' data / latents"}
+    return {
+        name: Estimate.of(each.double(), 0.0, units.get(name, ""), seed)
+        for name, each in found.items()
+    }
 
 
 def _partners(size: int) -> Tensor:

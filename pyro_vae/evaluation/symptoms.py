@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyro_vae.evaluation.diagnosis import Finding, Severity
 from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.psis import is_loose
 from pyro_vae.evaluation.trade_off import FIT
 from pyro_vae.evaluation.units import THRESHOLD
 
@@ -69,6 +70,11 @@ class Seen:
             elif re.match(r"kl\..*\[\d+\]$", name):
                 found[name.removeprefix("kl.")] = estimate > _LEAST_KL
         return found
+
+    @property
+    def is_loose(self) -> bool:
+        r"""Whether the gap, where there is one, is only known to be a lower bound."""
+        return "gap.khat" in self.figures and is_loose(self.value("gap.khat"))
 
     @property
     def collapsed(self) -> bool:
@@ -210,7 +216,7 @@ def prior(seen: Seen) -> Finding:
 
 def inference(seen: Seen) -> Finding:
     r"""Whether the guide or the model is the bottleneck."""
-    figures = seen.some("gap", "gap.approximation", "gap.amortisation")
+    figures = seen.some("gap", "gap.approximation", "gap.amortisation", "gap.khat")
     if "gap" not in seen.figures:
         return _unknown("inference", seen, "gap", figures)
     gap, rate = max(seen.value("gap"), 0.0), seen.value("rate")
@@ -218,16 +224,19 @@ def inference(seen: Seen) -> Finding:
     if lost != "well" and not _surely("gap", seen):
         words = f"Not told: the gap of {_short(gap)} nats may be none; take more particles."
         return Finding("inference", "unknown", words, figures)
+    least = "at least " * seen.is_loose
     if lost == "well":
+        words = f"costs {least}{_short(gap)} nats, beside {_short(rate)} of KL."
         words = (
-            f"The guide is no bottleneck: it costs {_short(gap)} nats, beside {_short(rate)} of KL."
+            f"The guide is not seen to be a bottleneck: it {words} More particles may show more."
+            if least
+            else f"The guide is no bottleneck: it {words} What is left to gain lies in the model."
         )
-        words += " What is left to gain lies in the model."
         return Finding("inference", "well", words, figures)
-    words = f"The guide is a bottleneck: the ELBO is {_short(gap)} nats below the evidence"
+    words = f"The guide is a bottleneck: the ELBO is {least}{_short(gap)} nats below the evidence"
     family, encoder = seen.value("gap.approximation"), seen.value("gap.amortisation")
     if family > encoder:
-        part = f"{_short(family)} of them as its family is too small"
+        part = f"{least}{_short(family)} of them as its family is too small"
         advice = "a guide with correlations" if seen.independent else "a bound of more particles"
         flags = _FULL if seen.independent else _IWAE
     else:

@@ -1,6 +1,6 @@
 r"""What every picture shares: arrays, axes, colours and the way to a file."""
 
-__all__ = ["COLORS", "DPI", "Array", "Range", "array", "limits", "panels", "save"]
+__all__ = ["COLORS", "DPI", "MISSING", "Array", "Range", "array", "limits", "panels", "save"]
 
 import os
 from io import BytesIO
@@ -18,15 +18,17 @@ Array = Tensor | NDArray[Any]
 Range = tuple[float, float]
 
 COLORS = tuple(matplotlib.color_sequences["petroff10"])  # told apart by colour-blind eyes too
+MISSING = (0.96, 0.66, 0.66)  # of no scale of greys, nor of the heat maps
 DPI = 128  # a power of two, so that pixels / DPI * DPI is exact
 
 
-def array(x: Array, name: str) -> NDArray[np.float64]:
+def array(x: Array, name: str, missing: bool = False) -> NDArray[np.float64]:
     r"""Returns ``x`` as an array of finite floats with shape :math:`(N, *)`.
 
     Arguments:
         x: A tensor on any device, or an array, with shape :math:`(N, *)`.
         name: What an error calls it.
+        missing: Whether values may be missing: NaN.
 
     Raises:
         ValueError: If ``x`` is a scalar, is empty or holds values that are not finite.
@@ -35,22 +37,23 @@ def array(x: Array, name: str) -> NDArray[np.float64]:
 
     if values.ndim == 0 or values.size == 0:
         raise ValueError(f"expected {name} with shape (N, *) and N > 0, got {values.shape}")
-    if bad := np.count_nonzero(~np.isfinite(values)):
-        raise ValueError(
-            f"expected finite {name}, got {bad} of {values.size} values NaN or infinite"
-        )
+    wrong = np.isinf(values) if missing else ~np.isfinite(values)
+    if bad := np.count_nonzero(wrong):
+        found = "infinite" if missing else "NaN or infinite"
+        raise ValueError(f"expected finite {name}, got {bad} of {values.size} values {found}")
 
     return values
 
 
 def limits(value_range: Range | None, *arrays: NDArray[np.float64]) -> Range:
-    r"""Returns ``value_range`` or else the least and the greatest value of the arrays.
+    r"""Returns ``value_range`` or else the least and the greatest value of the arrays, but NaN.
 
     Raises:
         ValueError: If ``value_range`` is not two finite numbers in increasing order.
     """
     if value_range is None:
-        return min(x.min() for x in arrays), max(x.max() for x in arrays)
+        known = np.concatenate([x[~np.isnan(x)] for x in arrays])
+        return float(known.min()), float(known.max())
 
     low, high = value_range
     if not (np.isfinite(low) and np.isfinite(high) and low < high):

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pyro_vae.report.figures import DPI, Array, Range, array, limits
+from pyro_vae.report.figures import DPI, MISSING, Array, Range, array, limits
 from pyro_vae.report.vectors import paired, plain
 
 PAGE = 1024  # pixels that the longer side of a grid is enlarged to
@@ -60,7 +60,8 @@ def reconstructions(
     r"""Draws each datum together with its reconstruction, on one scale.
 
     Arguments:
-        originals: The data, images or vectors as in :func:`samples`.
+        originals: The data, images or vectors as in :func:`samples`. What is missing in them,
+            NaN, is drawn light red; of lines there is nothing.
         reconstructions: Their reconstructions, with the shape of ``originals``.
         value_range: The values drawn black and white; values outside are clipped. By default
             the least and the greatest value of both.
@@ -68,15 +69,15 @@ def reconstructions(
         title: What stands above. By default what is what.
 
     Raises:
-        ValueError: If the shapes differ, if either is empty or not finite, or the range is not
-            two finite numbers in increasing order.
+        ValueError: If the shapes differ, if either is empty or not finite but for what is
+            missing, or the range is not two finite numbers in increasing order.
 
     Example:
         >>> x = torch.rand(8, 1, 8, 8)
         >>> reconstructions(x, x).axes[0].images[0].get_array().shape
         (43, 47, 3)
     """
-    x, y = array(originals, "originals"), array(reconstructions, "reconstructions")
+    x, y = array(originals, "originals", missing=True), array(reconstructions, "reconstructions")
     if x.shape != y.shape:
         raise ValueError(
             f"expected reconstructions with the shape of the originals, {x.shape}, got {y.shape}"
@@ -89,7 +90,8 @@ def reconstructions(
     between = np.full_like(x[..., : gap(x), :], extent[1])
     pairs = np.concatenate([x, between, y], axis=-2)
     tiles = grid(pairs, extent, columns, padding=3 * gap(x))
-    return page(tiles, title or "Originals (above) and reconstructions (below)")
+    red = "; red is missing" if np.isnan(x).any() else ""
+    return page(tiles, title or f"Originals (above{red}) and reconstructions (below)")
 
 
 def depicts(x: NDArray[np.float64]) -> bool:
@@ -101,12 +103,16 @@ def gap(x: NDArray[np.float64]) -> int:
 
 
 def grid(x: NDArray[np.float64], extent: Range, columns: int, padding: int) -> NDArray[np.float64]:
-    r"""Lays images out on white, scaled to :math:`[0, 1]`, as one with shape (H, W, 3)."""
+    r"""Lays images out on white, scaled to :math:`[0, 1]`, as one with shape (H, W, 3).
+
+    Pixels that are missing, NaN in some channel, are light red.
+    """
     from torchvision.utils import make_grid  # takes seconds, and vectors need none
 
     images = torch.tensor(x if x.ndim == 4 else x[:, None])
     tiles = make_grid(images, columns, padding, normalize=True, value_range=extent, pad_value=1.0)
-    return tiles.permute(1, 2, 0).numpy()
+    page = tiles.permute(1, 2, 0).numpy()
+    return np.where(np.isnan(page).any(-1, keepdims=True), MISSING, page)
 
 
 def page(

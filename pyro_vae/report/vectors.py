@@ -4,13 +4,14 @@ __all__ = ["paired", "plain"]
 
 import math
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pyro_vae.report.figures import COLORS, Range, limits, panels
+from pyro_vae.report.figures import COLORS, MISSING, Range, limits, panels
 
 Vectors = NDArray[np.float64]
 
@@ -33,10 +34,14 @@ def plain(x: Vectors, value_range: Range | None, title: str) -> Figure:
 
 
 def paired(x: Vectors, y: Vectors, value_range: Range | None, title: str) -> Figure:
-    r"""Draws each vector and its reconstruction, in one panel or in two heat maps."""
+    r"""Draws each vector and its reconstruction, in one panel or in two heat maps.
+
+    What is missing, NaN, has no point in panels, and is light red in heat maps.
+    """
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     if x.shape[1] > LONG:
-        return heat([x, y], value_range, ["Originals", "Reconstructions"], title)
+        red = " (red is missing)" if np.isnan(x).any() else ""
+        return heat([x, y], value_range, [f"Originals{red}", "Reconstructions"], title)
 
     columns = min(4, len(x))
     rows = math.ceil(len(x) / columns)
@@ -62,10 +67,11 @@ def paired(x: Vectors, y: Vectors, value_range: Range | None, title: str) -> Fig
 def heat(maps: list[Vectors], value_range: Range | None, names: list[str], title: str) -> Figure:
     r"""Draws matrices with shape :math:`(N, F)` side by side, on one scale of colours."""
     low, high = limits(value_range, *maps)
+    colors = matplotlib.colormaps["cividis"].with_extremes(bad=MISSING)
     figure, axes = panels(1, len(maps), 6.0, 4.5, sharey=True)
     for panel, x, name in zip(axes.flat, maps, names, strict=True):
         image = panel.imshow(
-            x, aspect="auto", interpolation="nearest", cmap="cividis", vmin=low, vmax=high
+            x, aspect="auto", interpolation="nearest", cmap=colors, vmin=low, vmax=high
         )
         panel.grid(False)
         panel.set(title=name, xlabel="feature")
