@@ -127,7 +127,7 @@ def check(data: Data | None) -> Data | None:
             low, high = data.value_range
             assert low <= float(fields["x"].min()) <= float(fields["x"].max()) <= high
     assert len(data.fingerprint) == 64
-    assert data.log_jacobians(data.test["x"]).isfinite().all()
+    assert data.log_jacobians(data.train["x"]).isfinite().all()
     return data
 
 

@@ -104,4 +104,5 @@ class Standardization:
             A tensor with shape :math:`(N)`, in memory.
         """
         scale = self.scale.log().cpu()
-        return torch.cat([-((~part.cpu().isnan()) * scale).flatten(1).sum(1) for part in chunks(x)])
+        parts = [(~part.cpu().isnan() * scale).reshape(len(part), -1).sum(1) for part in chunks(x)]
+        return -torch.cat(parts)
