@@ -70,9 +70,10 @@ def test_evidence_of_independent_features(name: str) -> None:
     likelihood, x, density = BASELINES[name]
     others = {"learned": NormalLearnedScale(), "predicted": NormalPredictedScale()}
     test = x.flip(0)[:3]
-    found = independent_evidence(others.get(name, likelihood), x.float(), test.float(), 0.25)
+    shifts = torch.tensor([0.25, -1.0, 2.0])
+    found = independent_evidence(others.get(name, likelihood), x.float(), test.float(), shifts)
 
-    expected = density(x.numpy(), test.numpy()).sum(-1) + 0.25
+    expected = density(x.numpy(), test.numpy()).sum(-1) + shifts.numpy()
     torch.testing.assert_close(found.per_datum, torch.tensor(expected), rtol=1e-6, atol=1e-6)
     assert found.stderr == 0
     assert found.data_stderr == pytest.approx(stats.sem(expected), rel=1e-5)

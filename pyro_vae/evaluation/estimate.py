@@ -62,6 +62,7 @@ class Estimate:
                 a single figure, their sum is added to it.
 
         Example:
+            >>> import torch
             >>> estimate = Estimate.of(torch.tensor([-31.0, -33.0]), 0.02)
             >>> print(estimate.shifted(torch.tensor([1.0, 2.0])))
             -30.50 ± 0.02 (Monte Carlo) ± 0.50 (data) nats
