@@ -290,6 +290,8 @@ def test_nothing_is_restored_where_nothing_was_changed() -> None:
     data = load("digits")
 
     assert not data.log_jacobians(data.test["x"]).any()
+    with torch.device("meta"):  # as a default
+        assert data.log_jacobians(data.test["x"]).device.type == "cpu"
     assert data.restore(data.test["x"]) is data.test["x"]
 
 

@@ -86,6 +86,7 @@ def test_observed_values_are_standardised(
     x = data.train["x"][:]
     expected = -(~x.isnan() * torch.as_tensor(scale).log()).sum(1)
     torch.testing.assert_close(data.log_jacobians(data.train["x"]), expected, check_dtype=False)
+    assert data.log_jacobians(x[:0]).shape == (0,)
     same(data, REAL)
 
 

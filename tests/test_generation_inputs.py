@@ -279,6 +279,32 @@ def test_missing_data_are_not_blamed_for_weights_or_shapes(linear: Linear) -> No
         evaluate(linear.model, guide, x)
 
 
+def test_missing_data_are_not_blamed_for_numbers_that_a_program_got_wrong(linear: Linear) -> None:
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x), D), -1.0).to_event(1))
+
+    x = holed(linear)
+    with pytest.raises(ValueError, match=r"programs take, got shapes .* Expected parameter scale"):
+        evaluate(linear.model, guide, x)
+    x[0, 0] = math.inf  # which no program can make sense of
+    with pytest.raises(ValueError, match=r"^expected finite data, got 1 NaN and 1 infinite of"):
+        evaluate(linear.model, guide, x)
+
+
+def test_networks_without_weights_yet_do_not_hide_an_error(linear: Linear) -> None:
+    class Guide(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch.nn.LazyLinear(D)
+
+        def forward(self, x: Tensor) -> None:
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"programs take, got shapes .*: mine$"):
+        evaluate(linear.model, Guide(), linear.x)
+
+
 def test_errors_of_the_users_stay_what_they_are(linear: Linear) -> None:
     class OwnError(ValueError):
         pass

@@ -115,7 +115,7 @@ class Data:
             tensor([-4.6052, -4.6052], dtype=torch.float64)
         """
         if self.standardization is None:
-            return torch.zeros(len(x), dtype=torch.float64)
+            return torch.zeros(len(x), dtype=torch.float64, device="cpu")
         # only masked data have rows that differ: others need not be read
         rows = x if isinstance(self.natural, Masked) else x[:1]
         return self.standardization.log_jacobians(rows).expand(len(x))

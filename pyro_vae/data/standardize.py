@@ -104,5 +104,6 @@ class Standardization:
             A tensor with shape :math:`(N)`, in memory.
         """
         scale = self.scale.log().cpu()
-        parts = [(~part.cpu().isnan() * scale).reshape(len(part), -1).sum(1) for part in chunks(x)]
+        features = (-1, scale.numel())
+        parts = [(~part.cpu().isnan() * scale).reshape(features).sum(1) for part in chunks(x)]
         return -torch.cat(parts)

@@ -45,7 +45,7 @@ def select(
     found = _converted({name: fields[name] for name in inputs}, dtype)
     if isinstance(data, Data):
         return found, data.log_jacobians(fields["x"])
-    return found, torch.zeros(found[0].shape[0], dtype=torch.float64)
+    return found, torch.zeros(found[0].shape[0], dtype=torch.float64, device="cpu")
 
 
 def read(batch: Batch, seed: int, dtype: torch.dtype | None) -> tuple[Tensor, ...]:

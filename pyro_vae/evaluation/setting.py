@@ -12,13 +12,15 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_vae.devices import find_device
 from pyro_vae.nonfinite import MEND_DATA, bad
 from pyro_vae.programs import Program, modules, unchanged
 
-# what distributions say of values and of parameters
+# what distributions say of values and of parameters, and that NaN may be among them
 _REFUSED = re.compile("to (be within the support|satisfy the constraint)")
+_MAY_BE_NAN = re.compile(r"nan|\.\.\.")
 
 
 @contextmanager
@@ -57,7 +59,8 @@ def evaluating(
             yield place
     except (RuntimeError, ValueError) as error:
         # of parameters that are not finite, data are not the cause
-        sound = all(bool(p.isfinite().all()) for top in tops for p in top.parameters())
+        known = (p for top in tops for p in top.parameters() if not is_lazy(p))
+        sound = all(bool(p.isfinite().all()) for p in known)
         explained = _explained(error, rows, sound)
         raise explained from explained.__cause__
     finally:
@@ -96,7 +99,9 @@ def _explained(error: Exception, rows: Sequence[Tensor], sound: bool) -> Excepti
         cause = cause.__cause__
     if _is_ours(cause) or type(cause) not in (RuntimeError, ValueError):
         return cause
-    wrong = [field for field in rows if not field.isfinite().all()]
+    # a program may know what to make of NaN, but of nothing infinite
+    of_nan = _MAY_BE_NAN.search(str(cause).partition("found invalid values")[2])
+    wrong = [field for field in rows if not (field.isfinite() if of_nan else ~field.isinf()).all()]
     if sound and wrong and _REFUSED.search(str(cause)):
         found = ValueError(f"expected finite data, got {bad(wrong[0])}: {MEND_DATA}")
         found.__cause__ = cause
