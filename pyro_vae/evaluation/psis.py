@@ -24,8 +24,9 @@ def pareto_shape(log_tail: Tensor) -> Tensor:
     is not to be trusted.
 
     The fit is Zhang and Stephens', to the :math:`M` exceedances over the smallest weight given,
-    drawn towards 0.5 by ten observations. Weights that are equal have no tail:
-    :math:`\hat k = -\infty`. Fewer than five exceedances are too few: NaN.
+    drawn towards 0.5 by ten observations. Weights within a thousandth of one another, as rounding
+    to single precision leaves equal ones, have no tail: :math:`\hat k = -\infty`. Fewer than
+    five exceedances are too few: NaN.
 
     Arguments:
         log_tail: The logarithms of the :math:`M + 1` largest weights, with shape
@@ -52,7 +53,7 @@ def pareto_shape(log_tail: Tensor) -> Tensor:
         return log_tail.new_full(log_tail.shape[1:], math.nan)
     weights = (log_tail - log_tail.amax(0)).exp().sort(dim=0).values
     x = weights[1:] - weights[0]  # (M, N)
-    equal = x[-1] < 1e-10  # but for rounding
+    equal = x[-1] < 1e-3
     x = torch.where(equal, torch.ones_like(x), x)
 
     candidates = 30 + int(math.sqrt(size))
