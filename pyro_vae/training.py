@@ -300,7 +300,10 @@ class Trainer:
         return row
 
     def _offset(self, split: Split, sizes: Sequence[int]) -> float:
-        r"""What means over batches of so many rows lack, to be densities in the data's units."""
+        r"""What means over batches of so many rows lack, to be densities in the data's units.
+
+        Without a data plate, and where features are missing, it is what they lack on average.
+        """
         rows = sum(size * size for size in sizes) / sum(sizes) if self.together else 1
         return rows * self._log_jacobians[split]
 
