@@ -4,7 +4,7 @@ __all__ = ["MEMORISATION", "Scores", "score"]
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -204,15 +204,9 @@ def score(
     capture: Mode = "auto",
 ) -> Scores:
     r"""Evaluates a run on a split of data, or on a number of its rows."""
-    fields = data.splits[split]
-    size = len(fields["x"])
-    index = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    index = index[:count].sort().values
-    if len(index) < size:
-        fields = {name: field[index] for name, field in fields.items()}
-    rows = replace(data, test=fields) if fields is not data.test else data
+    rows, index = _chosen(data, split, count, seed)
     arguments: dict[str, Any] = {
-        "data_size": size,
+        "data_size": len(data.splits[split]["x"]),
         "particles": particles,
         "inputs": tuple(inputs),
         "data_plate": run.config.get("data_plate"),
@@ -221,16 +215,9 @@ def score(
         "capture": capture,
     }
     names = [name for name in metrics if name != MEMORISATION]
+    pairs = _pairs(run, rows, split, arguments) if len(names) < len(metrics) else None
     estimates, refused = _evaluated(run, rows, names, arguments) if names else ({}, "")
-    pairs = None
-    if len(names) < len(metrics):
-        if split == "train":
-            raise ValueError(
-                "expected data that were not trained on, for the metric 'memorisation', got "
-                "--split train: take test or validation data"
-            )
-        how = {name: arguments[name] for name in ("data_plate", "device", "seed", "capture")}
-        pairs = compare(run, rows, inputs, how)
+    if pairs is not None:
         estimates |= pairs.estimates
     setting = {
         "run": None if run.path is None else str(run.path),
@@ -243,6 +230,28 @@ def score(
         "seed": seed,
     }
     return Scores(estimates, _baseline(rows, estimates, seed), setting, index, refused, pairs)
+
+
+def _chosen(data: Data, split: Split, count: int | None, seed: int) -> tuple[Data, Tensor]:
+    r"""The data with a number of a split's rows in the place of the test split; which they are."""
+    fields = data.splits[split]
+    size = len(fields["x"])
+    index = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    index = index[:count].sort().values
+    if len(index) < size:
+        fields = {name: field[index] for name, field in fields.items()}
+    return (replace(data, test=fields) if fields is not data.test else data), index
+
+
+def _pairs(run: Run, rows: Data, split: Split, arguments: Mapping[str, Any]) -> Pairs:
+    r"""Samples and the training data next to them, beside data that were not trained on."""
+    if split == "train":
+        raise ValueError(
+            "expected data that were not trained on, for the metric 'memorisation', got "
+            "--split train: take test or validation data"
+        )
+    how = {name: arguments[name] for name in ("data_plate", "device", "seed", "capture")}
+    return compare(run, rows, arguments["inputs"], how)
 
 
 def _evaluated(

@@ -12,7 +12,7 @@ from pyro_vae.data.natural import natural_likelihood, value_range
 from pyro_vae.data.raw import Raw
 from pyro_vae.data.standardize import Standardization
 from pyro_vae.data.survey import Survey
-from pyro_vae.likelihoods import Bernoulli, Masked, NormalLearnedScale
+from pyro_vae.likelihoods import Bernoulli, Likelihood, Masked, NormalLearnedScale
 
 
 def prepare(
@@ -58,11 +58,8 @@ def prepare(
         likelihood = NormalLearnedScale()
         xs = {split: each(x, Tensor.double, standardization) for split, x in xs.items()}
     if binarization != "none":
-        xs = {split: probabilities(x, likelihood, raw.origin) for split, x in xs.items()}
+        xs = _binarized(xs, likelihood, raw.origin, seed if binarization == "static" else None)
         likelihood = Bernoulli()
-    if binarization == "static":
-        generator = Generator().manual_seed(seed)
-        xs = {split: binarize(x, generator) for split, x in xs.items()}
 
     done = {split: cast(fields | {"x": xs[split]}) for split, fields in splits.items()}
     extremes = [part[None] for found in surveys.values() for part in (found.low, found.high)]
@@ -81,6 +78,17 @@ def prepare(
         columns=raw.columns,
         source=raw.source | {"seed": seed} | ({"missing": True} if missing else {}),
     )
+
+
+def _binarized(
+    xs: dict[str, Tensor], likelihood: Likelihood, origin: str, seed: int | None
+) -> dict[str, Tensor]:
+    r"""The probabilities of ones; with a seed, zeros and ones that are drawn by it."""
+    xs = {split: probabilities(x, likelihood, origin) for split, x in xs.items()}
+    if seed is None:
+        return xs
+    generator = Generator().manual_seed(seed)
+    return {split: binarize(x, generator) for split, x in xs.items()}
 
 
 def standardization_of(x: Tensor, raw: Raw) -> Standardization:

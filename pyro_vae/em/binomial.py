@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.counts import check_counts
 from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear
 from pyro_vae.em.initialization import Initialization
-from pyro_vae.em.mixture import check_number
+from pyro_vae.em.mixture import check_pair
 
 
 class BinomialFamily(DiscreteFamily):
@@ -266,13 +266,3 @@ class BinomialMixture(ProbabilityMixture):
     @property
     def _trials(self) -> int:
         return self.n_trials
-
-
-def check_pair(name: str, value: Any, least: tuple[float, float]) -> tuple[float, float]:
-    r"""Two numbers, or one twice, of at least those."""
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"expected {name} to be a number or two, got {value!r}")
-    for number, bound in zip(pair, least, strict=True):
-        check_number(name, number, bound)
-    return float(pair[0]), float(pair[1])

@@ -128,7 +128,29 @@ class Covariances(ABC):
         return changed
 
 
-class Full(Covariances):
+class _Matrices(Covariances):
+    r"""Covariances that are matrices, with shape :math:`(*, D, D)`."""
+
+    def scatter(self, difference: Tensor, r: Tensor) -> Tensor:
+        return ((difference * r[:, None]).T @ difference).double()
+
+    def precisions(self, factors: Tensor) -> Tensor:
+        return factors @ factors.mT
+
+    def scaled(self, covariances: Tensor, by: Tensor) -> Tensor:
+        return covariances * by[:, None] * by
+
+    def scaled_factors(self, factors: Tensor, by: Tensor) -> Tensor:
+        return factors * by[:, None]
+
+    def log_scale(self, factors: Tensor, features: int) -> Tensor:
+        return factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def log_factors(self, factors: Tensor) -> Tensor:
+        return factors.diagonal(dim1=-2, dim2=-1).log().sum()
+
+
+class Full(_Matrices):
     r"""A matrix for each component, with shape :math:`(K, D, D)`."""
 
     def shape(self, components: int, features: int) -> tuple[int, ...]:
@@ -184,9 +206,6 @@ class Full(Covariances):
         second[:, i, j] = second[:, j, i] = sums[:, features:]
         return sums[:, :features], second
 
-    def scatter(self, difference: Tensor, r: Tensor) -> Tensor:
-        return ((difference * r[:, None]).T @ difference).double()
-
     def put(self, second: Tensor, k: int, scatter: Tensor) -> None:
         second[k] = scatter
 
@@ -206,23 +225,8 @@ class Full(Covariances):
     def of_precisions(self, precisions: Tensor) -> tuple[Tensor, Tensor]:
         return _invert(precisions)
 
-    def precisions(self, factors: Tensor) -> Tensor:
-        return factors @ factors.mT
-
-    def scaled(self, covariances: Tensor, by: Tensor) -> Tensor:
-        return covariances * by[:, None] * by
-
-    def scaled_factors(self, factors: Tensor, by: Tensor) -> Tensor:
-        return factors * by[:, None]
-
     def whitened(self, difference: Tensor, factors: Tensor, k: int) -> Tensor:
         return difference @ factors[k]
-
-    def log_scale(self, factors: Tensor, features: int) -> Tensor:
-        return factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-    def log_factors(self, factors: Tensor) -> Tensor:
-        return factors.diagonal(dim1=-2, dim2=-1).log().sum()
 
     def dimensions(self, components: int, features: int) -> tuple[int, int]:
         return features, 1
@@ -239,7 +243,7 @@ class Full(Covariances):
         return (white.square().sum(1) > _FAR[dtype]) | (means.shape[1] > _MANY)
 
 
-class Tied(Covariances):
+class Tied(_Matrices):
     r"""One matrix for all components, with shape :math:`(D, D)`."""
 
     def shape(self, components: int, features: int) -> tuple[int, ...]:
@@ -272,9 +276,6 @@ class Tied(Covariances):
         first, second = moments
         return first, second
 
-    def scatter(self, difference: Tensor, r: Tensor) -> Tensor:
-        return ((difference * r[:, None]).T @ difference).double()
-
     def put(self, second: Tensor, k: int, scatter: Tensor) -> None:
         second.copy_(scatter) if k == 0 else second.add_(scatter)
 
@@ -296,23 +297,8 @@ class Tied(Covariances):
         covariances, factors = _invert(precisions[None])
         return covariances[0], factors[0]
 
-    def precisions(self, factors: Tensor) -> Tensor:
-        return factors @ factors.mT
-
-    def scaled(self, covariances: Tensor, by: Tensor) -> Tensor:
-        return covariances * by[:, None] * by
-
-    def scaled_factors(self, factors: Tensor, by: Tensor) -> Tensor:
-        return factors * by[:, None]
-
     def whitened(self, difference: Tensor, factors: Tensor, k: int) -> Tensor:
         return difference @ factors
-
-    def log_scale(self, factors: Tensor, features: int) -> Tensor:
-        return factors.diagonal().log().sum()
-
-    def log_factors(self, factors: Tensor) -> Tensor:
-        return factors.diagonal().log().sum()
 
     def dimensions(self, components: int, features: int) -> tuple[int, int]:
         return features, components

@@ -1,6 +1,6 @@
 r"""The estimator of mixtures, with scikit-learn's interface, whatever the family."""
 
-__all__ = ["Mixture", "check_number", "given"]
+__all__ = ["Mixture", "check_number", "check_pair", "given"]
 
 import math
 import warnings
@@ -320,3 +320,13 @@ def check_number(name: str, value: Any, least: float, above: bool = False) -> No
         raise ValueError(
             f"expected {name} {'above' if above else 'of at least'} {least}, got {value}"
         )
+
+
+def check_pair(name: str, value: Any, least: tuple[float, float]) -> tuple[float, float]:
+    r"""Two numbers, or one twice, of at least those."""
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"expected {name} to be a number or two, got {value!r}")
+    for number, bound in zip(pair, least, strict=True):
+        check_number(name, number, bound)
+    return float(pair[0]), float(pair[1])

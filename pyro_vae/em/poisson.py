@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.em.binomial import check_pair
 from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear
 from pyro_vae.em.initialization import Initialization
+from pyro_vae.em.mixture import check_pair
 
 
 class PoissonFamily(DiscreteFamily):

@@ -8,7 +8,46 @@ from torch import Tensor
 from pyro_vae.em.covariances import DISTANT, Covariances, Prepared
 
 
-class Diagonal(Covariances):
+class _Variances(Covariances):
+    r"""Covariances that are variances: squares of features are all that is needed."""
+
+    def prepared(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Prepared:
+        precisions = factors.square().reshape(len(means), -1)
+        linear = means * precisions
+        slopes = torch.cat([-2 * linear, precisions], 1)
+        return [(slopes.to(dtype), (linear * means).sum(1, keepdim=True).to(dtype))]
+
+    def squares(self, quadratic: Tensor, prepared: Prepared) -> Tensor:
+        ((slopes, constants),) = prepared
+        return torch.addmm(constants, slopes, quadratic)
+
+    def moments(self, quadratic: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+        return ((r @ quadratic.T).double(),)
+
+    def put(self, second: Tensor, k: int, scatter: Tensor) -> None:
+        second[k] = scatter
+
+    def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _factor(covariances)
+
+    def of_precisions(self, precisions: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(precisions > 0, 1 / precisions, torch.nan), precisions.sqrt()
+
+    def precisions(self, factors: Tensor) -> Tensor:
+        return factors.square()
+
+    def whitened(self, difference: Tensor, factors: Tensor, k: int) -> Tensor:
+        return difference * factors[k]
+
+    def log_factors(self, factors: Tensor) -> Tensor:
+        return factors.log().sum()
+
+    def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
+        white = means * factors.reshape(len(means), -1)
+        return white.square().sum(1) > DISTANT * means.shape[1]
+
+
+class Diagonal(_Variances):
     r"""A variance for each component and feature, with shape :math:`(K, D)`."""
 
     def shape(self, components: int, features: int) -> tuple[int, ...]:
@@ -23,28 +62,12 @@ class Diagonal(Covariances):
     def quadratic(self, u: Tensor) -> Tensor:
         return torch.cat([u, u.square()], 1).T
 
-    def prepared(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Prepared:
-        precisions = factors.square()
-        linear = means * precisions
-        slopes = torch.cat([-2 * linear, precisions], 1)
-        return [(slopes.to(dtype), (linear * means).sum(1, keepdim=True).to(dtype))]
-
-    def squares(self, quadratic: Tensor, prepared: Prepared) -> Tensor:
-        ((slopes, constants),) = prepared
-        return torch.addmm(constants, slopes, quadratic)
-
-    def moments(self, quadratic: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
-        return ((r @ quadratic.T).double(),)
-
     def unpacked(self, moments: tuple[Tensor, ...], features: int) -> tuple[Tensor, Tensor]:
         first, second = moments[0].chunk(2, 1)
         return first, second
 
     def scatter(self, difference: Tensor, r: Tensor) -> Tensor:
         return (r @ difference.square()).double()
-
-    def put(self, second: Tensor, k: int, scatter: Tensor) -> None:
-        second[k] = scatter
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return a * b
@@ -55,29 +78,14 @@ class Diagonal(Covariances):
     def diagonal(self, variances: Tensor, components: int) -> Tensor:
         return variances.repeat(components, 1)
 
-    def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _factor(covariances)
-
-    def of_precisions(self, precisions: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(precisions > 0, 1 / precisions, torch.nan), precisions.sqrt()
-
-    def precisions(self, factors: Tensor) -> Tensor:
-        return factors.square()
-
     def scaled(self, covariances: Tensor, by: Tensor) -> Tensor:
         return covariances * by.square()
 
     def scaled_factors(self, factors: Tensor, by: Tensor) -> Tensor:
         return factors * by
 
-    def whitened(self, difference: Tensor, factors: Tensor, k: int) -> Tensor:
-        return difference * factors[k]
-
     def log_scale(self, factors: Tensor, features: int) -> Tensor:
         return factors.log().sum(1)
-
-    def log_factors(self, factors: Tensor) -> Tensor:
-        return factors.log().sum()
 
     def dimensions(self, components: int, features: int) -> tuple[int, int]:
         return 1, 1
@@ -88,11 +96,8 @@ class Diagonal(Covariances):
     def of_dense(self, squares: Tensor) -> Tensor:
         return squares.diagonal(dim1=1, dim2=2)
 
-    def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
-        return (means * factors).square().sum(1) > DISTANT * means.shape[1]
 
-
-class Spherical(Covariances):
+class Spherical(_Variances):
     r"""A variance for each component, with shape :math:`(K)`."""
 
     common_scale = True
@@ -109,27 +114,11 @@ class Spherical(Covariances):
     def quadratic(self, u: Tensor) -> Tensor:
         return torch.cat([u, torch.linalg.vecdot(u, u)[:, None]], 1).T
 
-    def prepared(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Prepared:
-        precisions = factors.square()[:, None]
-        linear = means * precisions
-        slopes = torch.cat([-2 * linear, precisions], 1)
-        return [(slopes.to(dtype), (linear * means).sum(1, keepdim=True).to(dtype))]
-
-    def squares(self, quadratic: Tensor, prepared: Prepared) -> Tensor:
-        ((slopes, constants),) = prepared
-        return torch.addmm(constants, slopes, quadratic)
-
-    def moments(self, quadratic: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
-        return ((r @ quadratic.T).double(),)
-
     def unpacked(self, moments: tuple[Tensor, ...], features: int) -> tuple[Tensor, Tensor]:
         return moments[0][:, :-1], moments[0][:, -1]
 
     def scatter(self, difference: Tensor, r: Tensor) -> Tensor:
         return (r @ difference.square()).sum().double()
-
-    def put(self, second: Tensor, k: int, scatter: Tensor) -> None:
-        second[k] = scatter
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(1)
@@ -140,29 +129,14 @@ class Spherical(Covariances):
     def diagonal(self, variances: Tensor, components: int) -> Tensor:
         return variances.mean().repeat(components)
 
-    def factor(self, covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _factor(covariances)
-
-    def of_precisions(self, precisions: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(precisions > 0, 1 / precisions, torch.nan), precisions.sqrt()
-
-    def precisions(self, factors: Tensor) -> Tensor:
-        return factors.square()
-
     def scaled(self, covariances: Tensor, by: Tensor) -> Tensor:
         return covariances * by[0].square()
 
     def scaled_factors(self, factors: Tensor, by: Tensor) -> Tensor:
         return factors * by[0]
 
-    def whitened(self, difference: Tensor, factors: Tensor, k: int) -> Tensor:
-        return difference * factors[k]
-
     def log_scale(self, factors: Tensor, features: int) -> Tensor:
         return features * factors.log()
-
-    def log_factors(self, factors: Tensor) -> Tensor:
-        return factors.log().sum()
 
     def dimensions(self, components: int, features: int) -> tuple[int, int]:
         return 1, features
@@ -173,9 +147,6 @@ class Spherical(Covariances):
 
     def of_dense(self, squares: Tensor) -> Tensor:
         return squares.diagonal(dim1=1, dim2=2).sum(1)
-
-    def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
-        return (means * factors[:, None]).square().sum(1) > DISTANT * means.shape[1]
 
 
 def _factor(variances: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.capturable import Mode
 from pyro_vae.draws import Draw
+from pyro_vae.evaluation.chunks import batches
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.scores import Scorer, log_weights
 from pyro_vae.pair import Pair
@@ -47,6 +48,6 @@ def bounds(
     scorer = Scorer(pair, metrics, particles, data_size, capture, weigh)
     batch = scorer.prepare(fields, batch_size, place)
     pyro.set_rng_seed(seed)  # whatever was drawn so far
-    for part in zip(*(field.split(batch) for field in fields), strict=True):
-        scorer.update(tuple(field.to(place) for field in part))
+    for rows in batches(fields, batch, place):
+        scorer.update(rows)
     return scorer.estimates(seed)

@@ -1,13 +1,16 @@
 r"""How much is computed at once."""
 
-__all__ = ["Largest", "chunk_sizes"]
+__all__ = ["Batch", "Largest", "batches", "chunk_sizes", "few"]
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+Batch = tuple[Tensor, ...]
 
 # elements of the largest tensor: what a processor's cache likes, what keeps an accelerator busy
 _BUDGET = {"cpu": 2**22}
@@ -28,6 +31,17 @@ class Largest(TorchFunctionMode):
         sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.elements = max(self.elements, *sizes) if sizes else self.elements
         return result
+
+
+def few(fields: Batch, place: torch.device, batch_size: int | None = None) -> Batch:
+    r"""Some rows on a device, to see what programs do: at most 64, or the size of a batch."""
+    return tuple(field[: min(batch_size or 64, 64)].to(place) for field in fields)
+
+
+def batches(fields: Batch, size: int, place: torch.device) -> Iterator[Batch]:
+    r"""All rows, so many at once, on a device."""
+    for part in zip(*(field.split(size) for field in fields), strict=True):
+        yield tuple(field.to(place) for field in part)
 
 
 def chunk_sizes(

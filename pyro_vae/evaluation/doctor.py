@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.capturable import Mode
 from pyro_vae.counts import check_counts
 from pyro_vae.distributions import unwrapped
+from pyro_vae.evaluation.chunks import few
 from pyro_vae.evaluation.diagnosis import Diagnosis
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.fields import Source, select
@@ -109,10 +110,10 @@ def diagnose(
     fields, _ = select(data, inputs, seed, parameter_dtype(model, guide))
     size = fields[0].shape[0]
     with evaluating(model, guide, rows=fields, device=device, seed=seed) as place:
-        few = tuple(field[: batch_size or 64].to(place) for field in fields)
+        some = few(fields, place, batch_size)
         pair = Pair(model, guide, data_plate)
-        whole = pair.plan(few, {}).layout.plate is None
-        independent = _is_independent(pair, few)
+        whole = pair.plan(some, {}).layout.plate is None
+        independent = _is_independent(pair, some)
     index = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     chosen = torch.arange(size) if whole else index[:rows].sort().values
 
@@ -135,8 +136,8 @@ def _measured(ask: Ask, gap_rows: int) -> tuple[dict[str, Estimate], dict[str, s
     for name, metrics in {**_METRICS, **gaps}.items():
         for metric in metrics:
             try:
-                few = (gap_rows, _GAP_PARTICLES) if name == "gap" else (None, 1)
-                figures |= ask(metric, *few)
+                most = (gap_rows, _GAP_PARTICLES) if name == "gap" else (None, 1)
+                figures |= ask(metric, *most)
                 missing.pop(name, None)
                 break
             except (NotImplementedError, ValueError) as error:

@@ -19,7 +19,7 @@ from pyro_vae.draws import Draw
 from pyro_vae.dreams import Dreaming
 from pyro_vae.evaluation.annealing import anneal, step_sizes, temperatures
 from pyro_vae.evaluation.bounds import bounds
-from pyro_vae.evaluation.chunks import Largest, chunk_sizes
+from pyro_vae.evaluation.chunks import Batch, Largest, batches, chunk_sizes, few
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.joint import Joint, Observing
 from pyro_vae.evaluation.rows import check_rows
@@ -31,8 +31,6 @@ from pyro_vae.pair import Pair
 from pyro_vae.programs import Program
 
 CHAINS = 16  # for each datum, as in the literature
-
-Batch = tuple[Tensor, ...]
 
 
 def prior(pair: Pair, fields: Batch, place: torch.device, **setting: Any) -> dict[str, Estimate]:
@@ -210,7 +208,7 @@ def _batches(
     pair: Pair, fields: Batch, place: torch.device, chains: int, batch_size: int | None
 ) -> Iterator[Batch]:
     r"""Cuts the data into as many as can be annealed at once, and tries a few."""
-    rows = tuple(field[: batch_size or 64].to(place) for field in fields)
+    rows = few(fields, place, batch_size)
     joint = Joint(pair.model, rows, 1, pair.data_plate)
     with Largest() as largest:
         draw = joint.draw(joint.draw_prior())
@@ -220,8 +218,7 @@ def _batches(
         check_rows(draw.model_trace, joint.layout.plate, rows[0].shape[0])
         elements = math.ceil(largest.elements / draw.batch_size)
         size, _ = chunk_sizes(elements, total, chains, batch_size, place)
-    for part in zip(*(field.split(size) for field in fields), strict=True):
-        yield tuple(field.to(place) for field in part)
+    return batches(fields, size, place)
 
 
 def _weights(log_weights: Tensor) -> Weights:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae.capturable import Mode
 from pyro_vae.captured import Captured
 from pyro_vae.draws import Draw
-from pyro_vae.evaluation.chunks import Largest, chunk_sizes
+from pyro_vae.evaluation.chunks import Largest, batches, chunk_sizes, few
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.free import Freed, offsets_of
 from pyro_vae.evaluation.psis import khat
@@ -140,7 +140,7 @@ class _Run:
     ) -> None:
         self.pair, self.place, self.particles, self.steps = pair, place, particles, steps
         self.fields, self.data_size = fields, data_size
-        rows = tuple(field[: batch_size or 64].to(place) for field in fields)
+        rows = few(fields, place, batch_size)
         self.layout = pair.plan(rows, {}).layout
         if whole := self.layout.plate is None:
             rows = tuple(field.to(place) for field in fields)
@@ -166,8 +166,7 @@ class _Run:
 
     @property
     def batches(self) -> Iterator[Batch]:
-        parts = zip(*(field.split(self.size) for field in self.fields), strict=True)
-        return (tuple(field.to(self.place) for field in part) for part in parts)
+        return batches(self.fields, self.size, self.place)
 
     def split(self, batch: Batch) -> dict[str, tuple[Tensor, float]]:
         r"""The gap of each datum and its parts, and the variances of their sums over data."""

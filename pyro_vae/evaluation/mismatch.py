@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.capturable import Mode
-from pyro_vae.evaluation.chunks import Largest, chunk_sizes
+from pyro_vae.evaluation.chunks import Largest, batches, chunk_sizes, few
 from pyro_vae.evaluation.encoded import guide_draw, local_sites, rows_of
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.rows import is_discrete
@@ -70,20 +70,19 @@ def prior_mismatch(
         >>> found["prior_mismatch"].per_datum.shape
         torch.Size([2])
     """
-    few = tuple(field[: min(batch_size or 64, 64)].to(place) for field in fields)
-    layout = pair.plan(few, {}).layout
+    some = few(fields, place, batch_size)
+    layout = pair.plan(some, {}).layout
     prior = Pair(pair.model, pair.model, pair.data_plate)
     with Largest() as largest:
-        names = _numbers(pair, prior, layout, few)
-    elements = math.ceil(largest.elements / (2 * few[0].shape[0]))
+        names = _numbers(pair, prior, layout, some)
+    elements = math.ceil(largest.elements / (2 * some[0].shape[0]))
     size, chunk = chunk_sizes(elements, fields[0].shape[0], particles, batch_size, place)
 
     pyro.set_rng_seed(seed)  # whatever was drawn so far
     found = {}
     for key, programs in (("guide", pair), ("prior", prior)):
         moments = Moments()
-        for part in zip(*(field.split(size) for field in fields), strict=True):
-            batch = tuple(field.to(place) for field in part)
+        for batch in batches(fields, size, place):
             for start in range(0, particles, chunk):
                 count = min(chunk, particles - start)
                 moments.update(_values(programs, layout, batch, count, names))

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.capturable import Mode
 from pyro_vae.captured import Captured
 from pyro_vae.draws import Draw
-from pyro_vae.evaluation.chunks import Largest, chunk_sizes
+from pyro_vae.evaluation.chunks import Largest, chunk_sizes, few
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.psis import khat
 from pyro_vae.evaluation.rows import check_rows, is_discrete
@@ -65,7 +65,7 @@ class Scorer:
             ValueError: If the data plate is not of the batch's size, or if the weights of the
                 pair are no importance weights and the evidence is asked for.
         """
-        rows = tuple(field[: batch_size or 64].to(device) for field in fields)
+        rows = few(fields, device, batch_size)
         self.device, self.layout = device, self.pair.plan(rows, {}).layout
         if self.layout.plate is None:
             rows = tuple(field.to(device) for field in fields)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.capturable import Mode
 from pyro_vae.evaluation.bounds import bounds
+from pyro_vae.evaluation.chunks import few
 from pyro_vae.evaluation.encoded import local_sites
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.pair import Pair
@@ -68,8 +69,9 @@ def shuffled(
         raise ValueError(
             f"expected at least two data, to take the latents of another, got {size}: give more"
         )
-    few = tuple(field[: min(batch_size or 64, 64)].to(place) for field in fields)
-    local_sites(pair.draw(few, {}, data_size=data_size), "shuffled latents")
+    local_sites(
+        pair.draw(few(fields, place, batch_size), {}, data_size=data_size), "shuffled latents"
+    )
     others = _others(fields, seed)
     count = len(fields)
     crossed = Pair(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.capturable import Mode
 from pyro_vae.draws import Draw
-from pyro_vae.evaluation.chunks import Largest, chunk_sizes
+from pyro_vae.evaluation.chunks import Largest, batches, chunk_sizes, few
 from pyro_vae.evaluation.encoded import local_sites
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.free import Freed, offsets_of
@@ -87,7 +87,7 @@ def trade_off(
         >>> list(found)
         ['trade_off', 'trade_off.fit']
     """
-    rows = tuple(field[: min(batch_size or 64, 64)].to(place) for field in fields)
+    rows = few(fields, place, batch_size)
     layout = pair.plan(rows, {}).layout
     with Largest() as largest:
         draw = pair.draw(rows, {}, data_size=data_size)
@@ -102,8 +102,7 @@ def trade_off(
     size, _ = chunk_sizes(elements, fields[0].shape[0], each, batch_size, place)
     pyro.set_rng_seed(seed)  # whatever was drawn so far
     sums: dict[str, Tensor] = {}
-    for part in zip(*(field.split(size) for field in fields), strict=True):
-        batch = tuple(field.to(place) for field in part)
+    for batch in batches(fields, size, place):
         draws = [_gradients(pair, layout, batch, each, data_size) for _ in range(_DRAWS)]
         for name in draws[0]:
             found = torch.stack([draw[name] for draw in draws]).double().cpu()  # (S, 2, P)

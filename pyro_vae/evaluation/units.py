@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.capturable import Mode
 from pyro_vae.distributions import factors, kl_divergence, unwrapped
 from pyro_vae.draws import Draw
-from pyro_vae.evaluation.chunks import Largest, chunk_sizes
+from pyro_vae.evaluation.chunks import Largest, batches, chunk_sizes, few
 from pyro_vae.evaluation.encoded import guide_draw, local_sites, rows_of
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.rows import is_discrete, stated
@@ -227,18 +227,17 @@ def _moments(
 
     Where all particles of a few data have the same, one is enough.
     """
-    few = tuple(field[: batch_size or 64].to(place) for field in fields)
+    some = few(fields, place, batch_size)
     with Largest() as largest:
-        probe = score(draws(few, 2))
+        probe = score(draws(some, 2))
     same = all(bool((values == values[:, :1]).all()) for values in probe.values())
     count = 1 if same else particles
-    elements = math.ceil(largest.elements / (2 * few[0].shape[0]))
+    elements = math.ceil(largest.elements / (2 * some[0].shape[0]))
     batch, chunk = chunk_sizes(elements, fields[0].shape[0], count, batch_size, place)
 
     pyro.set_rng_seed(seed)  # whatever was drawn so far
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in probe}
-    for part in zip(*(field.split(batch) for field in fields), strict=True):
-        rows = tuple(field.to(place) for field in part)
+    for rows in batches(fields, batch, place):
         for name, found in _summed(draws, score, rows, count, chunk).items():
             parts[name].append((found.mean, _variance(found, same)))
     return {
