@@ -13,6 +13,7 @@ from pyro_vae.capturable import Mode
 from pyro_vae.captured import Captured
 from pyro_vae.counts import check_counts
 from pyro_vae.data import Data
+from pyro_vae.evaluation.chunks import batches, few
 from pyro_vae.evaluation.fields import Batch, Rows, read
 from pyro_vae.evaluation.generator import Generator
 from pyro_vae.evaluation.rows import (
@@ -257,15 +258,13 @@ class Cut:
     """
 
     def __init__(self, batch: Fields, pair: Pair, batch_size: int, device: torch.device) -> None:
-        self.device, rows = device, batch[0].shape[0]
-        first = tuple(field[:batch_size].to(device) for field in batch)
-        self.layout = pair.plan(first, {}).layout
-        size = rows if self.layout.plate is None else batch_size
-        self.parts = tuple(zip(*(field.split(size) for field in batch), strict=True))
-        self.calls = max(1, rows // size)  # those of the first one's size
+        self.batch, self.device, rows = batch, device, batch[0].shape[0]
+        self.layout = pair.plan(few(batch, device, batch_size), {}).layout
+        self.size = rows if self.layout.plate is None else batch_size
+        self.calls = max(1, rows // self.size)  # those of the first one's size
 
     def __iter__(self) -> Iterator[Fields]:
-        return (tuple(field.to(self.device) for field in part) for part in self.parts)
+        return batches(self.batch, self.size, self.device)
 
 
 def _encoder(pair: Pair, cut: Cut, draws: int | None, capture: Mode) -> Captured:
