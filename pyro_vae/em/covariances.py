@@ -4,6 +4,7 @@ __all__ = ["Covariances", "Full", "Tied"]
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -38,15 +39,15 @@ class Covariances(ABC):
         r"""What :meth:`squares` takes, in the numbers of the data."""
 
     @abstractmethod
-    def quadratic(self, u: Tensor) -> Tensor:
-        r"""Features with shape :math:`(F, B)` in which sums of squares are linear."""
+    def columns(self, u: Tensor) -> Tensor:
+        r"""What :meth:`squares` and :meth:`moments` take of data, with shape :math:`(F, B)`."""
 
     @abstractmethod
-    def squares(self, quadratic: Tensor, prepared: Prepared) -> Tensor:
+    def squares(self, columns: Tensor, prepared: Prepared) -> Tensor:
         r"""The squared Mahalanobis distance of each datum from each mean, :math:`(K, B)`."""
 
     @abstractmethod
-    def moments(self, quadratic: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+    def moments(self, columns: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
         r"""Sums of a block, weighted by ``r``, in double precision."""
 
     @abstractmethod
@@ -157,54 +158,46 @@ class Full(_Matrices):
         return components, features, features
 
     def width(self, components: int, features: int) -> int:
-        pairs = features * (features + 1) // 2
-        return features * 3 + (pairs if features <= _MANY else 0)
+        return 3 * features + components * _step(features)
 
     def parameters(self, components: int, features: int) -> int:
         return components * features * (features + 1) // 2
 
-    def quadratic(self, u: Tensor) -> Tensor:
-        size, D = u.shape
-        phi = u.new_empty(
-            D + D * (D + 1) // 2, size
-        )  # rows of one feature: products run along them
-        phi[:D] = u.T
-        start = D
-        for i in range(D):
-            torch.mul(phi[i], phi[i:D], out=phi[start : start + D - i])
-            start += D - i
-        return phi
+    def columns(self, u: Tensor) -> Tensor:
+        return u.T.contiguous()
 
     def prepared(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Prepared:
-        D = means.shape[1]
         white = _white(means, factors)
-        step = max(_PART, -(-D // _PARTS))
         return [
             (
                 # columns end at the diagonal: in parts, most zeros are left out
                 factors[:, :end, start:end].mT.reshape(-1, end).to(dtype),
                 -white[:, start:end].reshape(-1, 1).to(dtype),
             )
-            for start, end in ((start, min(start + step, D)) for start in range(0, D, step))
+            for start, end in _parts(means.shape[1])
         ]
 
-    def squares(self, quadratic: Tensor, prepared: Prepared) -> Tensor:
-        rows, columns = prepared[0][0].shape
-        total = quadratic.new_zeros(rows // columns, quadratic.shape[1])
+    def squares(self, columns: Tensor, prepared: Prepared) -> Tensor:
+        rows, width = prepared[0][0].shape  # of the first part, a square of each component
+        total = columns.new_zeros(rows // width, columns.shape[1])
         for factors, shifts in prepared:
-            white = torch.addmm(shifts, factors, quadratic[: factors.shape[1]])
+            white = torch.addmm(shifts, factors, columns[: factors.shape[1]])
             total += white.square_().view(len(total), -1, white.shape[1]).sum(1)
         return total
 
-    def moments(self, quadratic: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
-        return ((r @ quadratic.T).double(),)
+    def moments(self, columns: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+        products = []
+        for start, end in _parts(len(columns)):
+            weighted = (r[:, None] * columns[start:end]).flatten(0, 1)
+            products.append((columns[:end] @ weighted.T).double())
+        return ((r @ u).double(), *products)
 
     def unpacked(self, moments: tuple[Tensor, ...], features: int) -> tuple[Tensor, Tensor]:
-        (sums,) = moments
-        i, j = _upper(features, sums.device)
-        second = sums.new_empty(len(sums), features, features)
-        second[:, i, j] = second[:, j, i] = sums[:, features:]
-        return sums[:, :features], second
+        first, *products = moments
+        second = first.new_zeros(len(first), features, features)
+        for (start, end), product in zip(_parts(features), products, strict=True):
+            second[:, :end, start:end] = product.view(end, len(first), -1).transpose(0, 1)
+        return first, second.triu() + second.triu(1).mT
 
     def put(self, second: Tensor, k: int, scatter: Tensor) -> None:
         second[k] = scatter
@@ -239,8 +232,7 @@ class Full(_Matrices):
 
     def narrow(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
         white = _white(means, factors)
-        # of many features pairs are too many
-        return (white.square().sum(1) > _FAR[dtype]) | (means.shape[1] > _MANY)
+        return white.square().sum(1) > _FAR[dtype]
 
 
 class Tied(_Matrices):
@@ -255,21 +247,21 @@ class Tied(_Matrices):
     def parameters(self, components: int, features: int) -> int:
         return features * (features + 1) // 2
 
-    def quadratic(self, u: Tensor) -> Tensor:
+    def columns(self, u: Tensor) -> Tensor:
         return u.T
 
     def prepared(self, means: Tensor, factors: Tensor, dtype: torch.dtype) -> Prepared:
         return [(factors.T.to(dtype), (means @ factors).to(dtype))]
 
-    def squares(self, quadratic: Tensor, prepared: Prepared) -> Tensor:
+    def squares(self, columns: Tensor, prepared: Prepared) -> Tensor:
         ((factors, shifts),) = prepared
-        white = factors @ quadratic
+        white = factors @ columns
         total = white.new_empty(len(shifts), white.shape[1])
         for k, shift in enumerate(shifts):
             torch.sum((white - shift[:, None]).square_(), 0, out=total[k])
         return total
 
-    def moments(self, quadratic: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+    def moments(self, columns: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
         return (r @ u).double(), self.scatter(u, r.sum(0))
 
     def unpacked(self, moments: tuple[Tensor, ...], features: int) -> tuple[Tensor, Tensor]:
@@ -317,9 +309,14 @@ class Tied(_Matrices):
         return covariances
 
 
-def _upper(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    i, j = torch.triu_indices(size, size, device=device)
-    return i, j
+def _step(features: int) -> int:
+    return max(_PART, -(-features // _PARTS))
+
+
+def _parts(features: int) -> Iterator[tuple[int, int]]:
+    r"""Features in a few parts: of a triangle, each needs but what lies before its end."""
+    step = _step(features)
+    return ((start, min(start + step, features)) for start in range(0, features, step))
 
 
 def _factor(covariances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -344,7 +341,6 @@ def _white(means: Tensor, factors: Tensor) -> Tensor:
 # squared distances, in standard deviations, up to which a variance that is left of a difference
 # of squares is good to 1e-4 and 1e-10, before errors of many data average out
 _FAR = {torch.float32: 1e3, torch.float64: 1e6}
-_MANY = 128  # features, above which products by factors cost no more than those of pairs
 _PARTS, _PART = 4, 8
 DISTANT = 100.0  # the same for a feature where densities are sums of squares, as scikit-learn's
 _EPS = torch.finfo(torch.float64).eps

@@ -38,7 +38,7 @@ class GaussianMixture(Mixture):
         p(x) = \sum_{k=1}^K \pi_k \, \mathcal{N}(x \mid \mu_k, \Sigma_k)
 
     From the same start, an iteration is scikit-learn's. It goes over the data in blocks, whose
-    memory does not grow with :math:`N`, and sums quadratic features of data that are moved to
+    memory does not grow with :math:`N`, and sums squares of data that are moved to
     their mean and scaled. A component that is so narrow and so far out that digits would be lost
     is treated by differences from its mean instead, in either precision.
 

@@ -1,4 +1,4 @@
-r"""Densities and moments of Gaussian components by two products of matrices a block."""
+r"""Densities and moments of Gaussian components, for all of them at once where digits allow it."""
 
 __all__ = ["GaussianKernel", "recentred"]
 
@@ -14,35 +14,34 @@ from pyro_vae.em.family import Kernel, Sums
 
 
 class Features(NamedTuple):
-    r"""Data with shape :math:`(B, D)`, the same in coordinates, and quadratic features.
+    r"""Data with shape :math:`(B, D)`, the same in coordinates, and what a form makes of these.
 
     The last two are there if a component takes them.
     """
 
     x: Tensor
     u: Tensor | None
-    quadratic: Tensor | None
+    columns: Tensor | None
 
 
 class GaussianKernel(Kernel):
-    r"""Gaussian components, of which careful ones take no quadratic features.
+    r"""Gaussian components, of which careful ones are treated one by one.
 
-    A log density is linear in the data and their products by pairs, :math:`\phi(u) = (u_i, u_i
-    u_j)`, and so are the sums of an M-step:
+    Data are treated as they are, and so a few products of matrices do for all components:
 
     .. math::
-        \log p(x_b \mid k) = c_k + \phi(u_b)^\top w_k, \qquad
-        S_k = \sum_b r_{kb} \, \phi(u_b)
+        \log p(x_b \mid k) = c_k - \tfrac{1}{2} \| U_k^\top u_b - U_k^\top \mu_k \|^2, \qquad
+        S_k = \sum_b r_{kb} \, (u_b, u_b u_b^\top)
 
     That loses digits where a component is much narrower than it is far from the origin. Such
-    components are treated one by one, by differences from their means and by factors.
+    components are careful, and treated by differences from their means.
 
     Arguments:
         form: The form of the covariances.
         coordinates: Where the components are.
         means: With shape :math:`(K, D)`, in double precision.
         factors: The factors of the inverse covariances.
-        careful: Which components get along without quadratic features, with shape :math:`(K)`.
+        careful: Which components are treated one by one, with shape :math:`(K)`.
         dtype: The type of the data.
     """
 
@@ -73,24 +72,24 @@ class GaussianKernel(Kernel):
         if not self.fast:
             return Features(x, None, None)
         u = self.coordinates.enter(x)
-        return Features(x, u, self.form.quadratic(u))
+        return Features(x, u, self.form.columns(u))
 
     def log_density(self, features: Features) -> Tensor:
-        x, _, quadratic = features
-        if quadratic is None:
+        x, _, columns = features
+        if columns is None:
             squares = x.new_empty(len(self.means), len(x))
         else:
-            squares = self.form.squares(quadratic, self.prepared)
+            squares = self.form.squares(columns, self.prepared)
         for k in self.careful:
             white = self.form.whitened(self._difference(x, k), self.factors, k) + self.rest[k]
             torch.linalg.vecdot(white, white, out=squares[k])
         return squares.mul_(-0.5).add_(self.normal)
 
     def statistics(self, features: Features, r: Tensor) -> Sums:
-        x, u, quadratic = features
+        x, u, columns = features
         sums: Sums = (r.sum(1).double(),)
-        if u is not None and quadratic is not None:
-            sums += self.form.moments(quadratic, u, r)
+        if u is not None and columns is not None:
+            sums += self.form.moments(columns, u, r)
         if not self.careful:
             return sums
         first = torch.zeros_like(self.means)

@@ -17,12 +17,12 @@ class _Variances(Covariances):
         slopes = torch.cat([-2 * linear, precisions], 1)
         return [(slopes.to(dtype), (linear * means).sum(1, keepdim=True).to(dtype))]
 
-    def squares(self, quadratic: Tensor, prepared: Prepared) -> Tensor:
+    def squares(self, columns: Tensor, prepared: Prepared) -> Tensor:
         ((slopes, constants),) = prepared
-        return torch.addmm(constants, slopes, quadratic)
+        return torch.addmm(constants, slopes, columns)
 
-    def moments(self, quadratic: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
-        return ((r @ quadratic.T).double(),)
+    def moments(self, columns: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+        return ((r @ columns.T).double(),)
 
     def put(self, second: Tensor, k: int, scatter: Tensor) -> None:
         second[k] = scatter
@@ -59,7 +59,7 @@ class Diagonal(_Variances):
     def parameters(self, components: int, features: int) -> int:
         return components * features
 
-    def quadratic(self, u: Tensor) -> Tensor:
+    def columns(self, u: Tensor) -> Tensor:
         return torch.cat([u, u.square()], 1).T
 
     def unpacked(self, moments: tuple[Tensor, ...], features: int) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ class Spherical(_Variances):
     def parameters(self, components: int, features: int) -> int:
         return components
 
-    def quadratic(self, u: Tensor) -> Tensor:
+    def columns(self, u: Tensor) -> Tensor:
         return torch.cat([u, torch.linalg.vecdot(u, u)[:, None]], 1).T
 
     def unpacked(self, moments: tuple[Tensor, ...], features: int) -> tuple[Tensor, Tensor]:
