@@ -14,6 +14,7 @@ from pyro_vae.em.family import Family, Kernel, Sums
 from pyro_vae.em.gaussian_kernel import GaussianKernel, recentred
 from pyro_vae.em.missing import MissingKernel
 from pyro_vae.em.priors import GaussianPrior
+from pyro_vae.threads import few_threads
 
 
 class Gaussians(NamedTuple):
@@ -61,14 +62,16 @@ class GaussianFamily(Family[Gaussians]):
 
     def make(self, means: Tensor, covariances: Tensor) -> Gaussians:
         r"""Components with those means and covariances."""
-        return Gaussians(means, *self.form.factor(covariances))
+        with few_threads(_work(means)):
+            return Gaussians(means, *self.form.factor(covariances))
 
     def kernel(self, components: Gaussians, dtype: torch.dtype, exact: bool = False) -> Kernel:
         means, covariances, factors, _ = components
         if self.missing:
             return MissingKernel(self.form, self.coordinates, means, covariances)
-        careful = self.form.narrow(means, factors, dtype) | exact
-        return GaussianKernel(self.form, self.coordinates, means, factors, careful, dtype)
+        with few_threads(_work(means)):
+            careful = self.form.narrow(means, factors, dtype) | exact
+            return GaussianKernel(self.form, self.coordinates, means, factors, careful, dtype)
 
     def maximize(self, sums: Sums, components: Gaussians) -> Gaussians:
         counts, first, second = sums
@@ -124,6 +127,12 @@ class GaussianFamily(Family[Gaussians]):
             noise = torch.from_numpy(random.standard_normal((int(count), len(mean)))).to(root)
             drawn.append(self.coordinates.leave(mean + noise @ root.T).cpu().numpy())
         return np.concatenate(drawn)
+
+
+def _work(means: Tensor) -> int:
+    r"""About how many multiplications a factorisation for each component takes."""
+    components, features = means.shape
+    return components * features**3
 
 
 _TINY = torch.finfo(torch.float64).tiny
