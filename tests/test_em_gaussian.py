@@ -77,6 +77,19 @@ def test_a_step_is_scikit_learns(form: str, steps: int) -> None:
     assert ours.aic(x) == pytest.approx(theirs.aic(x), rel=1e-12)
 
 
+@pytest.mark.parametrize("D", [8, 9, 20, 37])
+def test_a_step_is_scikit_learns_where_features_are_taken_in_parts(D: int) -> None:
+    x, means = clusters(D=D)
+    options = start("full", means)
+    ours = GaussianMixture(4, max_iter=3, tol=0, **options).fit(x)
+    theirs = Theirs(4, max_iter=3, tol=0, **options).fit(x)
+
+    assert_same(ours, theirs, 1e-8)
+    np.testing.assert_allclose(ours.score_samples(x), theirs.score_samples(x), rtol=1e-8)
+    covariances = torch.from_numpy(ours.covariances_)
+    assert torch.equal(covariances, covariances.mT)
+
+
 @pytest.mark.parametrize("form", TYPES)
 @pytest.mark.parametrize("how", ["kmeans", "random"])
 def test_a_fit_from_the_same_seed_is_scikit_learns(form: str, how: str) -> None:
