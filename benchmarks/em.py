@@ -1,4 +1,4 @@
-r"""Iterations of EM beside scikit-learn's, and beside the two products of matrices that they need.
+r"""Iterations of EM beside scikit-learn's, and beside two products with pairs of features.
 
     uv run benchmarks/em.py
     uv run benchmarks/em.py --size 20000 --features 8 --components 4 --rounds 3

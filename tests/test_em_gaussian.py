@@ -79,13 +79,14 @@ def test_a_step_is_scikit_learns(form: str, steps: int) -> None:
 
 @pytest.mark.parametrize("D", [8, 9, 20, 37])
 def test_a_step_is_scikit_learns_where_features_are_taken_in_parts(D: int) -> None:
-    x, means = clusters(D=D)
+    x, means = clusters(0.1, D=D, size=200)
     options = start("full", means)
     ours = GaussianMixture(4, max_iter=3, tol=0, **options).fit(x)
     theirs = Theirs(4, max_iter=3, tol=0, **options).fit(x)
 
     assert_same(ours, theirs, 1e-8)
     np.testing.assert_allclose(ours.score_samples(x), theirs.score_samples(x), rtol=1e-8)
+    assert theirs.predict_proba(x).max(1).min() < 0.9
     covariances = torch.from_numpy(ours.covariances_)
     assert torch.equal(covariances, covariances.mT)
 
