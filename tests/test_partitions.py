@@ -2,31 +2,18 @@ r"""Stick-breaking weights and the Chinese restaurant, against enumeration, scip
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from enumerated import partitions
 from scipy import stats
-from torch import Tensor
 
 from pyro_vae.distributions import ChineseRestaurant, StickBreaking, canonical
 
 BELL = {1: 1, 2: 2, 3: 5, 4: 15, 5: 52, 6: 203, 7: 877}
-
-
-def partitions(size: int) -> Tensor:
-    r"""All of them, as labels with shape (Bell number, size)."""
-
-    def grow(labels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        if len(labels) == size:
-            yield labels
-            return
-        for label in range(max(labels, default=-1) + 2):
-            yield from grow((*labels, label))
-
-    return torch.tensor(list(grow(())))
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 4.0])

@@ -1,0 +1,75 @@
+r"""What collapsed Gibbs sampling asks of a family of components."""
+
+__all__ = ["Array", "Conjugate", "Numbers", "numbers", "pair"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Numbers = float | Sequence[float] | Array
+
+
+class Conjugate(ABC):
+    r"""A family of densities under a conjugate prior, of which parameters are integrated out.
+
+    All a cluster need tell of its data is how many they are and the sum of their statistics.
+    """
+
+    @abstractmethod
+    def check(self, x: Array) -> None:
+        r"""Raises unless these are data of the family, finite and with shape :math:`(N, D)`."""
+
+    @abstractmethod
+    def statistics(self, x: Array) -> Array:
+        r"""The statistics of data with shape :math:`(N, D)`, with shape :math:`(N, F)`."""
+
+    @abstractmethod
+    def predictive(self, counts: Array, sums: Array) -> tuple[Array, ...]:
+        r"""What the density of a further datum of a cluster depends on.
+
+        Arguments:
+            counts: The number of data of each cluster, with shape :math:`(*)`.
+            sums: Of their statistics, with shape :math:`(*, F)`.
+
+        Returns:
+            Arrays whose shapes begin with :math:`(*)`.
+        """
+
+    @abstractmethod
+    def log_density(self, x: Array, predictive: tuple[Array, ...]) -> Array:
+        r"""The log density of one datum with shape :math:`(D)` in each cluster, :math:`(*)`."""
+
+
+def numbers(name: str, value: Any, positive: bool = False, ndim: int = 1) -> Array:
+    r"""A number, or an array of at most ``ndim`` dimensions, that are finite.
+
+    Raises:
+        ValueError: If they are not, or not positive where they should be.
+    """
+    found = np.asarray(value, dtype=np.float64)
+    if found.ndim > ndim:
+        raise ValueError(
+            f"expected {name} with at most {ndim} dimensions, got shape {found.shape}: give a "
+            "number for each feature, or one for all"
+        )
+    valid = np.isfinite(found) & ((found > 0) | (not positive))
+    if not valid.all():
+        words = "positive and finite" if positive else "finite"
+        raise ValueError(f"expected {name} to be {words}, got {found[~valid][0]:g}")
+    return found
+
+
+def pair(name: str, value: Any) -> tuple[float, float]:
+    r"""Two positive numbers.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    found = numbers(name, value, positive=True)
+    if found.shape != (2,):
+        raise ValueError(f"expected {name} to be two positive numbers, got {value!r}")
+    return float(found[0]), float(found[1])
