@@ -296,16 +296,16 @@ def test_gradients_and_em_reach_the_same_posterior(case: str) -> None:
     assert optimum > log_posterior(model, start, x) + 0.1
 
     guide = at(model, start)
-    ours = SVI(model, guide, partial(torch.optim.Adam, lr=0.1), ELBO(), reduction="mean")
-    for _ in range(300):
+    ours = SVI(model, guide, partial(torch.optim.Adam, lr=0.3), ELBO(), reduction="mean")
+    for _ in range(180):
         loss = ours.step(x)
     assert -loss.item() == pytest.approx(optimum, abs=1e-6)
 
     pyro.clear_param_store()
     theirs = pyro.infer.SVI(
-        model, at(model, start), pyro.optim.Adam({"lr": 0.1}), TraceEnum_ELBO(max_plate_nesting=1)
+        model, at(model, start), pyro.optim.Adam({"lr": 0.3}), TraceEnum_ELBO(max_plate_nesting=1)
     )
-    for _ in range(300):
+    for _ in range(180):
         loss = theirs.step(x)
     assert -loss / len(x) == pytest.approx(optimum, abs=1e-6)
 
