@@ -262,6 +262,7 @@ MOVABLE = [
         "auto_normal",
         "auto_multivariate_normal",
         "auto_delta",
+        "auto_normal_mixture",
         "no_plate",
     )
 ]

@@ -25,7 +25,7 @@ from pyro_vae.likelihoods import (
     NormalLearnedScale,
     NormalPredictedScale,
 )
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, BayesianGaussianMixture
 from pyro_vae.nn import conv_decoder, conv_encoder, masked_mlp, mlp, positive
 
 Pair = tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]
@@ -215,6 +215,11 @@ class Mixture(PyroModule):
 
 def mixture() -> Pair:
     return Mixture(), AmortizedNormal((F,), {"z": D}), (binary(N, F),)
+
+
+def auto_normal_mixture() -> Pair:
+    model = BayesianGaussianMixture(F, n_components=3)
+    return model, AutoNormal(poutine.block(model, hide=["component"])), (torch.randn(N, F),)
 
 
 class Nested(PyroModule):
@@ -412,6 +417,7 @@ ZOO: dict[str, Callable[[], Pair]] = {
         global_latent,
         subsampled,
         mixture,
+        auto_normal_mixture,
         nested_plates,
         masked_and_scaled,
         batch_norm_and_dropout,
