@@ -27,6 +27,7 @@ from pyro_vae.gibbs import (
     collapsed_gibbs,
 )
 from pyro_vae.gibbs.concentration import resample
+from pyro_vae.gibbs.sampler import _Chains
 
 CHAINS = 32
 MOST = stats.t(CHAINS - 1).ppf(1 - 0.5e-5)
@@ -220,9 +221,10 @@ def test_concentrations_are_drawn_with_partitions() -> None:
     agree(by_chain((found.concentration < 1).mean(1)), weights.sum(0)[grid < 1].sum(), 0.02)
 
 
-def test_a_concentration_given_the_number_of_clusters() -> None:
+@pytest.mark.parametrize("size, clusters", [(50, 6), (3, 2), (1, 1)])
+def test_a_concentration_given_the_number_of_clusters(size: int, clusters: int) -> None:
     r"""Chains in parallel, against quadrature, within 4.5 standard errors: 1 in 10^5 seeds."""
-    size, clusters, a, b = 50, 6, 1.5, 0.8
+    a, b = 1.5, 0.8
 
     def log_density(alpha: float) -> float:
         log_p = stats.gamma(a, scale=1 / b).logpdf(alpha) + clusters * math.log(alpha)
@@ -253,6 +255,15 @@ def test_data_that_say_nothing_leave_the_prior() -> None:
     seats = found.labels[:, -1]
     assert (canonical(torch.from_numpy(seats)) == torch.from_numpy(seats)).all()
     assert found.density(np.array([[1.0]])).value == pytest.approx(0.5, rel=1e-9)
+
+
+def test_an_empty_cluster_keeps_no_rounding_error() -> None:
+    x = np.random.RandomState(0).randn(12, 1) / 3
+    state = _Chains(x, NormalInverseGamma(), np.full(400, 1.0), np.random.default_rng(0))
+    for _ in range(4):
+        state.sweep()
+        empty = state.sums[:, 0] == 0
+        assert (state.sums[empty] == 0).all()
 
 
 def test_averages_are_those_of_the_draws() -> None:

@@ -1,6 +1,6 @@
 r"""What collapsed Gibbs sampling asks of a family of components."""
 
-__all__ = ["Array", "Conjugate", "Numbers", "numbers", "pair"]
+__all__ = ["Array", "Conjugate", "Numbers", "as_data", "fits", "numbers", "pair"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
 Numbers = float | Sequence[float] | Array
@@ -73,3 +74,28 @@ def pair(name: str, value: Any) -> tuple[float, float]:
     if found.shape != (2,):
         raise ValueError(f"expected {name} to be two positive numbers, got {value!r}")
     return float(found[0]), float(found[1])
+
+
+def fits(name: str, value: Array, x: Array) -> None:
+    r"""Raises unless there is a number for each feature of the data, or one for all."""
+    if value.shape not in ((), x.shape[1:]):
+        raise ValueError(
+            f"expected {name} to be a number or {x.shape[1]} of them, one for each feature of the "
+            f"data, got shape {value.shape}"
+        )
+
+
+def as_data(x: Any) -> Array:
+    r"""The data as an array.
+
+    Raises:
+        ValueError: If they are not finite or of another shape than :math:`(N, D)`.
+    """
+    data = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
+    if data.ndim != 2 or min(data.shape) < 1:
+        raise ValueError(
+            f"expected data with shape (N, D), got {data.shape}: single numbers are x[:, None]"
+        )
+    if bad := np.count_nonzero(~np.isfinite(data)):
+        raise ValueError(f"expected finite data, got {bad} of {data.size} values NaN or infinite")
+    return data

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 from scipy.special import gammaln
 
-from pyro_vae.gibbs.conjugate import Array, Conjugate, Numbers, numbers
+from pyro_vae.gibbs.conjugate import Array, Conjugate, Numbers, fits, numbers
 
 
 @final
@@ -53,7 +53,7 @@ class NormalInverseGamma(Conjugate):
 
     def check(self, x: Array) -> None:
         for name, value in vars(self).items():
-            _check_width(name, value, x)
+            fits(name, value, x)
 
     def statistics(self, x: Array) -> Array:
         u = x - self.mean_prior
@@ -118,9 +118,9 @@ class NormalInverseWishart(Conjugate):
 
     def check(self, x: Array) -> None:
         D = x.shape[1]
-        _check_width("mean_prior", self.mean_prior, x)
+        fits("mean_prior", self.mean_prior, x)
         if self.covariance_prior.ndim < 2:
-            _check_width("covariance_prior", self.covariance_prior, x)
+            fits("covariance_prior", self.covariance_prior, x)
         elif self.covariance_prior.shape != (D, D):
             raise ValueError(
                 f"expected covariance_prior with shape ({D}, {D}) for data of {D} features, got "
@@ -167,11 +167,3 @@ class NormalInverseWishart(Conjugate):
         white = (inverse @ (x - loc)[..., None])[..., 0]
         found: Array = constant - power * np.log1p((white**2).sum(-1))
         return found
-
-
-def _check_width(name: str, value: Array, x: Array) -> None:
-    if value.shape not in ((), x.shape[1:]):
-        raise ValueError(
-            f"expected {name} to be a number or {x.shape[1]} of them, one for each feature of the "
-            f"data, got shape {value.shape}"
-        )

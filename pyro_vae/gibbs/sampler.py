@@ -13,7 +13,7 @@ from rich.progress import track
 from pyro_vae.counts import check_counts
 from pyro_vae.distributions import canonical
 from pyro_vae.gibbs.concentration import resample
-from pyro_vae.gibbs.conjugate import Array, Conjugate, numbers, pair
+from pyro_vae.gibbs.conjugate import Array, Conjugate, as_data, numbers, pair
 from pyro_vae.gibbs.partitions import Partitions
 
 
@@ -77,7 +77,8 @@ def collapsed_gibbs(
     check_counts(draws=draws, chains=chains)
     if burn_in < 0:
         raise ValueError(f"expected burn_in of at least 0, got {burn_in}")
-    data = _data(x, components)
+    data = as_data(x)
+    components.check(data)
     random = np.random.default_rng(seed)
     fixed = np.ndim(concentration) == 0
     prior = (1.0, 1.0) if fixed else pair("concentration", concentration)
@@ -172,16 +173,3 @@ class _Chains:
 
 def _canonical(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return canonical(torch.from_numpy(labels)).numpy()
-
-
-def _data(x: Any, components: Conjugate) -> Array:
-    r"""The data as an array, if they are of the family."""
-    data = np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=np.float64)
-    if data.ndim != 2 or min(data.shape) < 1:
-        raise ValueError(
-            f"expected data with shape (N, D), got {data.shape}: single numbers are x[:, None]"
-        )
-    if bad := np.count_nonzero(~np.isfinite(data)):
-        raise ValueError(f"expected finite data, got {bad} of {data.size} values NaN or infinite")
-    components.check(data)
-    return data
