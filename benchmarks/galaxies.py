@@ -1,4 +1,4 @@
-r"""How many components have the galaxies? The evidence of finite mixtures, and infinite ones beside.
+r"""How many components have the galaxies? The evidence of finite mixtures, and infinite ones.
 
     PYRO_VAE_DATA=../shared/data uv run benchmarks/galaxies.py
     PYRO_VAE_DATA=../shared/data uv run benchmarks/galaxies.py --components 3 --chains 64

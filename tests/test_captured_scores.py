@@ -37,6 +37,7 @@ REFUSED: dict[tuple[str, str], str] = {
     **{("masked_and_scaled", o): r"poutine.scale .* site 'z'" for o in ("VIMCO", *AWAKE)},
     **{("auto_normal", o): "got 'mu_unconstrained', a point or" for o in SLEEP},
     **{("auto_normal_mixture", o): "got 'weights_unconstrained', a point or" for o in SLEEP},
+    **{("auto_normal_infinite_mixture", o): "got 'concentration_unconstrained'" for o in SLEEP},
     **{("auto_multivariate_normal", o): "got '_AutoMultivariateNormal_latent', a" for o in SLEEP},
     **{("auto_delta", o): "got 'mu', a point or an auxiliary site" for o in SLEEP},
     **{("auxiliary", o): "got 'u', a point or an auxiliary site" for o in SLEEP},

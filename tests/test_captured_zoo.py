@@ -36,7 +36,7 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
 }
 
 # objectives that sum nothing out; Pyro's own errors on what the guide leaves to the model
-SUMMED_OUT = ("mixture", "auto_normal_mixture")
+SUMMED_OUT = ("mixture", "auto_normal_mixture", "auto_normal_infinite_mixture")
 UNFIT = {
     *(
         (m, name)

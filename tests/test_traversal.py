@@ -263,6 +263,7 @@ MOVABLE = [
         "auto_multivariate_normal",
         "auto_delta",
         "auto_normal_mixture",
+        "auto_normal_infinite_mixture",
         "no_plate",
     )
 ]

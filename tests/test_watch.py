@@ -44,7 +44,9 @@ def changed(watch: Watch) -> str | None:
 
 
 PYROS = {"partly_observed": None}
-PYROS |= dict.fromkeys(("mixture", "auto_normal_mixture"), TraceEnum_ELBO)
+PYROS |= dict.fromkeys(
+    ("mixture", "auto_normal_mixture", "auto_normal_infinite_mixture"), TraceEnum_ELBO
+)
 ROWS = [(name, ELBO) for name in ZOO]
 ROWS += [(name, kind) for name in ZOO if (kind := PYROS.get(name, Trace_ELBO)) is not None]
 
