@@ -21,10 +21,10 @@ if path.exists():
 
 # means about as wide as the data, variances about a twentieth of theirs
 components = NormalInverseGamma(0.0, 0.05, degrees_of_freedom_prior=6.0, covariance_prior=0.2)
-print(f"{'data':15}{'clusters: probability':52}{'typical draw':14}scikit-learn")
+print(f"{'data':15}{'clusters: probability':56}{'typical draw':14}scikit-learn")
 for name, x in data.items():
     x = np.sort((x - x.mean()) / x.std())[:, None]
-    found = collapsed_gibbs(x, components, draws=200, burn_in=50, concentration=(1.0, 5.0))
+    found = collapsed_gibbs(x, components, draws=150, burn_in=50, concentration=(1.0, 5.0))
     p, error = found.number_of_clusters()
     likely = sorted(np.argsort(p)[-4:])
     row = "  ".join(f"{k}: {p[k]:.2f}±{error[k]:.2f}" for k in likely)
@@ -33,6 +33,6 @@ for name, x in data.items():
     same = {"mean_prior": [0.0], "mean_precision_prior": 0.05, "degrees_of_freedom_prior": 6.0}
     same |= {"covariance_prior": [[0.2]], "weight_concentration_prior": 0.2, "random_state": 0}
     theirs = BayesianGaussianMixture(n_components=20, max_iter=2000, **same).fit(x)
-    print(f"{name:15}{row:52}{typical:<14}{np.unique(theirs.predict(x)).size}")
+    print(f"{name:15}{row:56}{typical:<14}{np.unique(theirs.predict(x)).size}")
     figure = co_clustering(found.co_clustering(), f"{name.capitalize()}: how often two are one")
     save(figure, f"{name.replace(' ', '_')}.png")
