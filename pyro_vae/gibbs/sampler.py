@@ -58,6 +58,9 @@ def collapsed_gibbs(
         seed: What is drawn from.
         progress: Whether there is a progress bar.
 
+    Returns:
+        The partitions that were drawn, with the averages over them that one asks for.
+
     Raises:
         ValueError: If data are not finite, of another shape or none of the family; if an argument
             is out of range.
