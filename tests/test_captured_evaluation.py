@@ -52,7 +52,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 # pairs whose weights are no importance weights of each datum's evidence
 BOUND_ONLY = {"global_latent", "subsampled", "masked_and_scaled", "auto_normal"}
-BOUND_ONLY |= {"auto_multivariate_normal", "auto_delta"}
+BOUND_ONLY |= {"auto_multivariate_normal", "auto_delta", "auto_normal_mixture"}
+BOUND_ONLY |= {"auto_normal_infinite_mixture"}
 
 # how many data and particles are computed at once, of seven and five; others take three and two
 SIZES = dict.fromkeys(("no_plate", "auto_normal", "auto_multivariate_normal", "auto_delta"), (7, 2))

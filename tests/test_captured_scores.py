@@ -36,6 +36,8 @@ REFUSED: dict[tuple[str, str], str] = {
     **{("subsampled", o): r"global latents \['mu'\] and 7 of 100" for o in ("VIMCO", *AWAKE)},
     **{("masked_and_scaled", o): r"poutine.scale .* site 'z'" for o in ("VIMCO", *AWAKE)},
     **{("auto_normal", o): "got 'mu_unconstrained', a point or" for o in SLEEP},
+    **{("auto_normal_mixture", o): "got 'weights_unconstrained', a point or" for o in SLEEP},
+    **{("auto_normal_infinite_mixture", o): "got 'concentration_unconstrained'" for o in SLEEP},
     **{("auto_multivariate_normal", o): "got '_AutoMultivariateNormal_latent', a" for o in SLEEP},
     **{("auto_delta", o): "got 'mu', a point or an auxiliary site" for o in SLEEP},
     **{("auxiliary", o): "got 'u', a point or an auxiliary site" for o in SLEEP},

@@ -28,6 +28,9 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     if path.stem == "posterior_collapse":
         check_remedies(run.stdout)
         assert (tmp_path / "posterior_collapse.png").exists()
+    if path.stem == "how_many_clusters":
+        assert re.search(r"^four clusters +4: 0\.[2-9].*  4  ", run.stdout, re.MULTILINE)
+        assert (tmp_path / "four_clusters.png").exists()
 
 
 def check_remedies(table: str) -> None:

@@ -35,6 +35,8 @@ UNFIT = {
     **{("subsampled", name): r"global latents \['mu'\] and 7 of 100 data" for name in FAMILY},
     **{("masked_and_scaled", name): "no poutine.scale .* 0.5 at site 'z'" for name in FAMILY},
     ("auto_normal", "TVO"): "'mu_unconstrained', a point or",
+    ("auto_normal_mixture", "TVO"): "'weights_unconstrained', a point or",
+    ("auto_normal_infinite_mixture", "TVO"): "'concentration_unconstrained', a point or",
     ("auto_multivariate_normal", "TVO"): "'_AutoMultivariateNormal_latent', a point or",
     ("auto_delta", "TVO"): "'mu', a point or",
     ("auxiliary", "TVO"): "'u', a point or",

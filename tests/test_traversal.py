@@ -262,6 +262,8 @@ MOVABLE = [
         "auto_normal",
         "auto_multivariate_normal",
         "auto_delta",
+        "auto_normal_mixture",
+        "auto_normal_infinite_mixture",
         "no_plate",
     )
 ]

@@ -43,7 +43,10 @@ def changed(watch: Watch) -> str | None:
     return watch.difference
 
 
-PYROS = {"mixture": TraceEnum_ELBO, "partly_observed": None}
+PYROS = {"partly_observed": None}
+PYROS |= dict.fromkeys(
+    ("mixture", "auto_normal_mixture", "auto_normal_infinite_mixture"), TraceEnum_ELBO
+)
 ROWS = [(name, ELBO) for name in ZOO]
 ROWS += [(name, kind) for name in ZOO if (kind := PYROS.get(name, Trace_ELBO)) is not None]
 

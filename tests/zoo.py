@@ -25,7 +25,8 @@ from pyro_vae.likelihoods import (
     NormalLearnedScale,
     NormalPredictedScale,
 )
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, BayesianGaussianMixture, DirichletProcessMixture
+from pyro_vae.models.components import BernoulliComponents
 from pyro_vae.nn import conv_decoder, conv_encoder, masked_mlp, mlp, positive
 
 Pair = tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]
@@ -215,6 +216,16 @@ class Mixture(PyroModule):
 
 def mixture() -> Pair:
     return Mixture(), AmortizedNormal((F,), {"z": D}), (binary(N, F),)
+
+
+def auto_normal_mixture() -> Pair:
+    model = BayesianGaussianMixture(F, n_components=3)
+    return model, AutoNormal(poutine.block(model, hide=["component"])), (torch.randn(N, F),)
+
+
+def auto_normal_infinite_mixture() -> Pair:
+    model = DirichletProcessMixture(BernoulliComponents(F), n_components=4)
+    return model, AutoNormal(poutine.block(model, hide=["component"])), (binary(N, F),)
 
 
 class Nested(PyroModule):
@@ -412,6 +423,8 @@ ZOO: dict[str, Callable[[], Pair]] = {
         global_latent,
         subsampled,
         mixture,
+        auto_normal_mixture,
+        auto_normal_infinite_mixture,
         nested_plates,
         masked_and_scaled,
         batch_norm_and_dropout,

@@ -1,6 +1,17 @@
 r"""What every picture shares: arrays, axes, colours and the way to a file."""
 
-__all__ = ["COLORS", "DPI", "MISSING", "Array", "Range", "array", "limits", "panels", "save"]
+__all__ = [
+    "COLORS",
+    "DPI",
+    "MISSING",
+    "Array",
+    "Range",
+    "array",
+    "limits",
+    "palette",
+    "panels",
+    "save",
+]
 
 import os
 from io import BytesIO
@@ -10,6 +21,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -61,6 +73,11 @@ def limits(value_range: Range | None, *arrays: NDArray[np.float64]) -> Range:
             f"expected a value_range of two finite numbers in order, got {value_range}"
         )
     return low, high
+
+
+def palette(number: int) -> NDArray[np.float64]:
+    r"""Returns so many colours, which begin anew where there are no more, with shape (K, 3)."""
+    return np.array([to_rgb(COLORS[k % len(COLORS)]) for k in range(number)])
 
 
 def panels(
