@@ -14,7 +14,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, TraceTMC_ELBO
 from torch import Tensor
-from zoo import ZOO
+from zoo import ENUMERATED, ZOO
 
 from pyro_vae import SVI
 from pyro_vae.objectives import ELBO
@@ -37,7 +37,12 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
 
 # objectives that sum nothing out; Pyro's own errors on what the guide leaves to the model
 UNFIT = {
-    *(("mixture", name) for name in OBJECTIVES if "Trace" in name and "Enum" not in name),
+    *(
+        (r, name)
+        for r in ENUMERATED
+        for name in OBJECTIVES
+        if "Trace" in name and "Enum" not in name
+    ),
     ("partly_observed", "TraceMeanField_ELBO"),
 }
 
@@ -45,7 +50,7 @@ UNFIT = {
 # others are Trace_ELBO where there is neither a plate of its own nor anything to sum out
 SUITED = {
     "TraceTMC_ELBO": {"vae", "plain_functions"},
-    "TraceEnum_ELBO": {"vae", "plain_functions", "mixture", "nested_plates", "global_latent"},
+    "TraceEnum_ELBO": {"vae", "plain_functions", *ENUMERATED, "nested_plates", "global_latent"},
     "vectorised Trace_ELBO": {"vae", "plain_functions", "top_down", "nested_plates", "subsampled"},
 }
 FEW = {(row, name) for name, rows in SUITED.items() for row in ZOO if row not in rows}

@@ -25,7 +25,7 @@ from pyro_vae.likelihoods import (
     NormalLearnedScale,
     NormalPredictedScale,
 )
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, MixtureVAE
 from pyro_vae.nn import conv_decoder, conv_encoder, masked_mlp, mlp, positive
 
 Pair = tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]
@@ -215,6 +215,10 @@ class Mixture(PyroModule):
 
 def mixture() -> Pair:
     return Mixture(), AmortizedNormal((F,), {"z": D}), (binary(N, F),)
+
+
+def mixture_vae() -> Pair:
+    return MixtureVAE((F,), D, 3), AmortizedNormal((F,), {"z": D}), (binary(N, F),)
 
 
 class Nested(PyroModule):
@@ -412,6 +416,7 @@ ZOO: dict[str, Callable[[], Pair]] = {
         global_latent,
         subsampled,
         mixture,
+        mixture_vae,
         nested_plates,
         masked_and_scaled,
         batch_norm_and_dropout,
@@ -423,3 +428,6 @@ ZOO: dict[str, Callable[[], Pair]] = {
         no_plate,
     )
 }
+
+# those that sum sites out, which of Pyro's objectives TraceEnum_ELBO does
+ENUMERATED = ("mixture", "mixture_vae")
