@@ -111,23 +111,24 @@ class MixtureVAE(PyroModule):
             variances: The :math:`\sigma^2`, with shape :math:`(K, D)`.
 
         Raises:
-            ValueError: If one has another shape, or weights or variances are not positive.
+            ValueError: If one has another shape, is not finite, or, but for means, not positive.
         """
-        given = {"weights": weights, "means": means, "variances": variances}
-        targets = (self.logits, self.locs, self.log_scales)
-        tensors = {
-            name: torch.as_tensor(value).to(target)
-            for (name, value), target in zip(given.items(), targets, strict=True)
-        }
-        for (name, tensor), target in zip(tensors.items(), targets, strict=True):
-            if tensor.shape != target.shape:
-                raise ValueError(
-                    f"expected {name} with shape {tuple(target.shape)}, got {tuple(tensor.shape)}: "
-                    f"fit a mixture with covariance_type='diag' and n_components={len(self.logits)}"
-                )
-            bounds = "finite" if name == "means" else "finite and positive"
-            if not bool(tensor.isfinite().all()) or ("pos" in bounds and bool((tensor <= 0).any())):
-                raise ValueError(f"expected {name} that are {bounds}, got {tensor.tolist()}")
-        self.logits.copy_(tensors["weights"].log())
-        self.locs.copy_(tensors["means"])
-        self.log_scales.copy_(tensors["variances"].log() / 2)
+        logits = _read("weights", weights, self.logits, least=0).log()
+        locs = _read("means", means, self.locs, least=-torch.inf)
+        log_scales = _read("variances", variances, self.log_scales, least=0).log() / 2
+        self.logits.copy_(logits)
+        self.locs.copy_(locs)
+        self.log_scales.copy_(log_scales)
+
+
+def _read(name: str, given: ArrayLike, target: Tensor, least: float) -> Tensor:
+    r"""A parameter that was given, as a tensor like the one that takes it."""
+    tensor = torch.as_tensor(given).to(target)
+    if tensor.shape != target.shape:
+        raise ValueError(
+            f"expected {name} with shape {tuple(target.shape)}, got {tuple(tensor.shape)}: fit a "
+            f"mixture with n_components={len(target)} and covariance_type='diag'"
+        )
+    if not bool(((tensor > least) & tensor.isfinite()).all()):
+        raise ValueError(f"expected {name} that are finite and above {least}, got {tensor}")
+    return tensor
