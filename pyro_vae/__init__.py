@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyro_vae.evaluation import evaluate as evaluate
     from pyro_vae.evaluation import impute as impute
     from pyro_vae.evaluation import reconstruct as reconstruct
+    from pyro_vae.evaluation import responsibilities as responsibilities
     from pyro_vae.evaluation import sample as sample
     from pyro_vae.evaluation import traverse as traverse
     from pyro_vae.loop import fit as fit
@@ -31,7 +32,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             *("Estimate", "decode", "diagnose", "encode", "evaluate", "impute", "reconstruct"),
-            *("sample", "traverse"),
+            *("responsibilities", "sample", "traverse"),
         ),
         "evaluation",
     ),

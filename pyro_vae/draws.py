@@ -16,7 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.distributions import kl_divergence
-from pyro_vae.enumeration import contract, enumerated
+from pyro_vae.enumeration import contract, enumerated, posterior
 from pyro_vae.layout import (
     PARTICLES,
     Layout,
@@ -311,6 +311,15 @@ class Draw:
         r"""Those of the coupled sites that the guide draws."""
         drawn = latent_sites(self.guide_trace)
         return tuple(name for name in self.coupled if name in drawn)
+
+    def posterior(self, name: str) -> Tensor:
+        r"""The probabilities of an enumerated site given data and latents.
+
+        Their shape is that of the site's plates, particles to the left, and :math:`C` for its
+        values.
+        """
+        names = [site for site in self.coupled if site not in self.layout.imputed]
+        return posterior(self.model_trace, name, names, self.layout.plate).movedim(0, -1)
 
     def _masked_log_prob(self, name: str, site: Site) -> Tensor:
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])

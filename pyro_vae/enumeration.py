@@ -1,18 +1,20 @@
 r"""Discrete sites summed out, separately for each datum and particle."""
 
-__all__ = ["contract", "enumerated"]
+__all__ = ["contract", "enumerated", "posterior"]
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from pyro.ops.contract import contract_to_tensor
+from pyro.ops.packed import pack
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from pyro_vae.layout import Layout, frames
+from pyro_vae.layout import PARTICLES, Layout, frames
 
 
 @contextmanager
@@ -56,3 +58,38 @@ def contract(trace: Trace, names: Sequence[str], keep: Sequence[str | None]) -> 
     sizes = dict(zip(result._pyro_dims, result.shape, strict=True))
     permuted = result.permute([result._pyro_dims.index(k) for k in order])
     return permuted.reshape([sizes[k] if k in order else 1 for k in kept])
+
+
+def posterior(trace: Trace, site: str, names: Sequence[str], plate: str | None) -> Tensor:
+    r"""The posterior probabilities of an enumerated site, separately for each particle.
+
+    .. math::
+        p(c \mid x, z) = \frac{\partial}{\partial a_c} \log \sum_{c'} e^{a_{c'}} \, p(x, z, c')
+            \Big|_{a = 0}
+
+    The values of other enumerated sites are summed out.
+
+    Arguments:
+        trace: The model's trace, as for :func:`contract`.
+        site: The enumerated site.
+        names: All sites that depend on an enumerated one, ``site`` among them.
+        plate: The name of the data plate.
+
+    Returns:
+        A tensor with the values of the site first and then its plates and particles, where they
+        stand.
+    """
+    node: Any = trace.nodes[site]
+    around = {frame.dim: frame.size for frame in frames(node)}
+    plates = [around.get(dim, 1) for dim in range(min(around), 0)]
+    number = node["fn"].enumerate_support(expand=False).shape[0]
+    left = -node["infer"]["_enumerate_dim"] - 1 - len(plates)
+    before = node["packed"]
+    with torch.enable_grad():
+        offsets = before["log_prob"].new_zeros(number, *[1] * left, *plates).requires_grad_()
+        log_prob = node["log_prob"].detach() + offsets
+        node["packed"] = {"log_prob": pack(log_prob, node["infer"]["_dim_to_symbol"])}
+        total = contract(trace, names, (PARTICLES, plate)).sum()
+        (found,) = torch.autograd.grad(total, offsets)
+    node["packed"] = before
+    return found.reshape(number, *plates)

@@ -16,7 +16,7 @@ from linear import Linear as Standard
 from test_ppca import affine, inverse_positive
 from torch import Tensor
 
-from pyro_vae import evaluate
+from pyro_vae import evaluate, responsibilities
 from pyro_vae.em import GaussianMixture
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.likelihoods import Normal
@@ -120,6 +120,29 @@ def test_gradients_of_the_prior_are_those_of_its_responsibilities() -> None:
     torch.testing.assert_close(model.log_scales.grad, expected, rtol=1e-9, atol=1e-12)
     expected = r.sum(0) - N * case.weights
     torch.testing.assert_close(model.logits.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_responsibilities_at_one_latent_are_those_of_the_prior() -> None:
+    case, z = Linear(), torch.randn(N, D)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", dist.Delta(z, event_dim=1))
+
+    joint = dist.Normal(case.locs, case.scales).log_prob(z.unsqueeze(1)).sum(-1)
+    expected = (joint + case.weights.log()).softmax(-1)
+    found = responsibilities(case.model, guide, case.x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_responsibilities_average_over_the_posterior() -> None:
+    r"""E p(c | z) is p(c | x): within 4.5 errors, of at most sqrt(r (1 - r) / S): 1 in 10^4."""
+    case, S = Linear(), 2000
+    expected = case.joint(case.x).softmax(-1)
+    found = responsibilities(case.model, case.guide, case.x, particles=S)
+    error = (expected * (1 - expected) / S).sqrt()
+    assert ((found - expected).abs() < 4.5 * error + 1e-12).all()
+    assert (expected.max(-1).values < 0.999).any()  # there is something to average
 
 
 def test_one_standard_component_is_the_plain_vae() -> None:

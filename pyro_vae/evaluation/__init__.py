@@ -12,6 +12,7 @@ from pyro_vae.evaluation.generation import encode as encode
 from pyro_vae.evaluation.generation import reconstruct as reconstruct
 from pyro_vae.evaluation.generation import sample as sample
 from pyro_vae.evaluation.imputation import impute as impute
+from pyro_vae.evaluation.memberships import responsibilities as responsibilities
 from pyro_vae.evaluation.memorisation import nearest_neighbours as nearest_neighbours
 from pyro_vae.evaluation.metrics import evaluate as evaluate
 from pyro_vae.evaluation.scores import discrete_features as discrete_features
