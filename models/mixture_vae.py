@@ -35,7 +35,9 @@ class MixtureVAE(PyroModule):
        ``model.begin_at(mixture.weights_, mixture.means_, mixture.covariances_)``, and fit it with
        the same guide.
 
-    Without that, equal weights, standard normal means and unit scales are where it begins.
+    Without that, equal weights, standard normal means and unit scales are where it begins. Which
+    cluster a datum is in says :func:`pyro_vae.responsibilities`; a cluster generates data under
+    ``poutine.condition(model, data={"component": torch.full((n,), k)})``.
 
     Sites: ``component``, from 0 to :math:`K - 1`, enumerated; ``z``, with event shape :math:`(D)`;
     and ``x``, with event shape ``event_shape``, in plate ``data``, of size :math:`N`, at dim -1.
