@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_vae.likelihoods import Bernoulli, Likelihood
-from pyro_vae.nn import Network, check_event_shape, check_sites, make_network, plate_size
+from pyro_vae.nn import Network, check_event_shape, check_sites, make_decoder, plate_size
 
 
 class VAE(PyroModule):
@@ -59,13 +59,7 @@ class VAE(PyroModule):
         self.event_shape = check_event_shape(event_shape)
         self.likelihood = likelihood or Bernoulli()
         parameters = self.likelihood.parameters_per_feature
-        self.decoder = make_network(
-            decoder,
-            inputs=latents,
-            outputs=parameters * self.event_shape.numel(),
-            event_shape=self.event_shape,
-            parameters=parameters,
-        )
+        self.decoder = make_decoder(decoder, latents, self.event_shape, parameters)
         self.register_buffer("zeros", torch.zeros(latents))
         self.register_buffer("ones", torch.ones(latents))
 

@@ -229,7 +229,7 @@ OTHERS = r"priors that depend on no other latent, got those of \['{}'\]"
 OUTSIDE = r"latents inside the data plate 'data', .*got \[.*'{}'.*\] outside"
 SHARED: dict[str, str] = {
     **dict.fromkeys(("bottom_up", "top_down"), OTHERS.format("z1")),
-    **dict.fromkeys(("mixture", "auto_normal", "auto_delta"), OTHERS.format("z")),
+    **dict.fromkeys(("mixture", "mixture_vae", "auto_normal", "auto_delta"), OTHERS.format("z")),
     "nested_plates": OTHERS.format("w"),
     **dict.fromkeys(("global_latent", "subsampled"), OUTSIDE.format("mu")),
     "auto_multivariate_normal": OUTSIDE.format("rate"),

@@ -16,7 +16,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from zoo import ZOO, D, F
+from zoo import ENUMERATED, ZOO, D, F
 
 from pyro_vae import SVI
 from pyro_vae.guides import AmortizedNormal
@@ -43,10 +43,7 @@ def changed(watch: Watch) -> str | None:
     return watch.difference
 
 
-PYROS = {"partly_observed": None}
-PYROS |= dict.fromkeys(
-    ("mixture", "auto_normal_mixture", "auto_normal_infinite_mixture"), TraceEnum_ELBO
-)
+PYROS = {**dict.fromkeys(ENUMERATED, TraceEnum_ELBO), "partly_observed": None}
 ROWS = [(name, ELBO) for name in ZOO]
 ROWS += [(name, kind) for name in ZOO if (kind := PYROS.get(name, Trace_ELBO)) is not None]
 

@@ -25,7 +25,7 @@ from pyro_vae.likelihoods import (
     NormalLearnedScale,
     NormalPredictedScale,
 )
-from pyro_vae.models import VAE, BayesianGaussianMixture, DirichletProcessMixture
+from pyro_vae.models import VAE, BayesianGaussianMixture, DirichletProcessMixture, MixtureVAE
 from pyro_vae.models.components import BernoulliComponents
 from pyro_vae.nn import conv_decoder, conv_encoder, masked_mlp, mlp, positive
 
@@ -228,6 +228,10 @@ def auto_normal_infinite_mixture() -> Pair:
     return model, AutoNormal(poutine.block(model, hide=["component"])), (binary(N, F),)
 
 
+def mixture_vae() -> Pair:
+    return MixtureVAE((F,), D, 3), AmortizedNormal((F,), {"z": D}), (binary(N, F),)
+
+
 class Nested(PyroModule):
     r"""Groups of data: one latent a group, one an element, and a plate of features."""
 
@@ -425,6 +429,7 @@ ZOO: dict[str, Callable[[], Pair]] = {
         mixture,
         auto_normal_mixture,
         auto_normal_infinite_mixture,
+        mixture_vae,
         nested_plates,
         masked_and_scaled,
         batch_norm_and_dropout,
@@ -436,3 +441,6 @@ ZOO: dict[str, Callable[[], Pair]] = {
         no_plate,
     )
 }
+
+# those that sum sites out, which of Pyro's objectives TraceEnum_ELBO does
+ENUMERATED = ("mixture", "mixture_vae", "auto_normal_mixture", "auto_normal_infinite_mixture")

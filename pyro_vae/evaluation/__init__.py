@@ -1,6 +1,7 @@
 r"""Evaluation: estimates with their errors, what they say, and what a model generates."""
 
 from pyro_vae.evaluation.baseline import independent_evidence as independent_evidence
+from pyro_vae.evaluation.clustering import clustering_accuracy as clustering_accuracy
 from pyro_vae.evaluation.curve import rate_distortion_curve as rate_distortion_curve
 from pyro_vae.evaluation.diagnosis import Diagnosis as Diagnosis
 from pyro_vae.evaluation.doctor import diagnose as diagnose

@@ -10,6 +10,7 @@ __all__ = [
     "conv_decoder",
     "conv_encoder",
     "flatten_event",
+    "make_decoder",
     "make_network",
     "masked_mlp",
     "mlp",
@@ -19,7 +20,7 @@ __all__ = [
 
 from pyro_vae.nn.convolution import conv_decoder, conv_encoder
 from pyro_vae.nn.filled import Filled, masked_mlp
-from pyro_vae.nn.network import FACTS, Network, make_network
+from pyro_vae.nn.network import FACTS, Network, make_decoder, make_network
 from pyro_vae.nn.perceptron import mlp
 from pyro_vae.nn.positive import positive
 from pyro_vae.nn.shapes import (

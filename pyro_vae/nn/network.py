@@ -1,13 +1,13 @@
 r"""Networks given as modules, or as functions that make them."""
 
-__all__ = ["FACTS", "Network", "make_network"]
+__all__ = ["FACTS", "Network", "make_decoder", "make_network"]
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
-from torch import nn
+from torch import Size, nn
 
 from pyro_vae.nn.perceptron import mlp
 
@@ -63,6 +63,35 @@ def make_network(
         )
 
     return made
+
+
+def make_decoder(
+    network: Network | None, latents: int, event_shape: Size, parameters: int
+) -> nn.Module:
+    r"""Returns a network from latents to a likelihood's parameters, as :func:`make_network` does.
+
+    Arguments:
+        network: The network or its maker, by default :func:`mlp`.
+        latents: The number of latent features :math:`D`.
+        event_shape: The shape of one datum, with :math:`F` features in all.
+        parameters: The number of parameters per feature :math:`P` of the likelihood.
+
+    Raises:
+        TypeError: As :func:`make_network` does.
+
+    Example:
+        >>> make_decoder(partial(mlp, hidden=()), 2, Size([1, 8, 8]), 3)
+        Sequential(
+          (0): Linear(in_features=2, out_features=192, bias=True)
+        )
+    """
+    return make_network(
+        network,
+        inputs=latents,
+        outputs=parameters * event_shape.numel(),
+        event_shape=event_shape,
+        parameters=parameters,
+    )
 
 
 def _wanted(maker: Callable[..., object], facts: dict[str, Any]) -> dict[str, Any]:
