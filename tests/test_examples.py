@@ -48,7 +48,7 @@ def check_remedies(table: str) -> None:
 
 
 def check_mixtures(table: str) -> None:
-    r"""EM and gradients find one peak; mean-field expects p / 2N less, of 14 numbers and 400 data."""
+    r"""EM and gradients find one peak; mean-field expects p / 2N less, of p = 14 and N = 400."""
     rows = re.findall(
         r"^(\S.*?) +(-[\d.]+) +(-[\d.]+) +(-[\d.]+) +[\d.]+ +\d+$", table, re.MULTILINE
     )
