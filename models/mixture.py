@@ -22,7 +22,8 @@ class BayesianMixture(PyroModule):
     The component of each datum is summed out, where it is not asked for. With a point for each
     parameter (:class:`pyro.infer.autoguide.AutoDelta`), what is maximised is the log posterior
     that :mod:`pyro_vae.em` maximises under the same priors. To begin a guide where EM has ended,
-    give it ``init_loc_fn=pyro.infer.autoguide.init_to_value(values=…)``, the values by site.
+    give it ``init_loc_fn=pyro.infer.autoguide.init_to_value(values=…)``, the values by site:
+    copies, since steps of the optimiser change them in place.
 
     Sites: those of ``weights``, outside all plates; those of ``components`` in plate
     ``components``, of size :math:`K`, at dim -1; ``component``, which is enumerated, and ``x``,

@@ -406,6 +406,7 @@ def test_weights_that_are_known_are_no_site() -> None:
     trace = poutine.trace(model).get_trace(x)
     assert list(sample_sites(trace)) == ["variances", "means", "component", "x"]
     torch.testing.assert_close(trace.nodes["component"]["fn"].probs, torch.full((6, 3), 1 / 3))
+    assert FixedWeights([1, 1, 2])().tolist() == [0.25, 0.25, 0.5]
 
 
 MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
