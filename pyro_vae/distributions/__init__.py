@@ -5,6 +5,7 @@ __all__ = [
     "ContinuousBernoulli",
     "PartlyObserved",
     "Poisson",
+    "Reshaped",
     "factors",
     "has_kl",
     "innermost",
@@ -20,3 +21,4 @@ from pyro_vae.distributions.divergence import has_kl, kl_divergence
 from pyro_vae.distributions.innermost import factors, innermost, is_point, unwrapped
 from pyro_vae.distributions.partly_observed import PartlyObserved, missing_values
 from pyro_vae.distributions.poisson import Poisson
+from pyro_vae.distributions.reshaped import Reshaped
