@@ -28,7 +28,6 @@ from pyro_vae.likelihoods import (
     Binomial,
     Categorical,
     Likelihood,
-    Masked,
     Normal,
     NormalLearnedScale,
     NormalPredictedScale,
@@ -64,7 +63,14 @@ def vectors(x: Tensor) -> Any:
     return _Flat(x) if isinstance(x, Lazy) else x.reshape(x.shape[0], -1)
 
 
-def mixture_for(likelihood: Likelihood, x: Tensor, n_components: int, **options: Any) -> Mixture:
+def mixture_for(
+    likelihood: Likelihood,
+    x: Tensor,
+    n_components: int,
+    *,
+    smoothing: bool = True,
+    **options: Any,
+) -> Mixture:
     r"""A mixture of the likelihood's family, to be fitted by EM, with parameters smoothed.
 
     Without priors EM overfits: what a component never saw has probability zero. By default,
@@ -81,15 +87,16 @@ def mixture_for(likelihood: Likelihood, x: Tensor, n_components: int, **options:
 
     Arguments:
         likelihood: The likelihood, of which only the family counts; of the normal ones, scales
-            are fitted whatever they do. A masked one is that of normal features, some missing.
+            are fitted whatever they do.
         x: The data that it is to be fitted to, with shape :math:`(N, *)`.
         n_components: The number of components.
+        smoothing: Whether there are priors at all by default.
         options: Arguments of the estimator, which go before these.
 
     Raises:
         ValueError: If there is no mixture of the family.
     """
-    prior: dict[str, Any] = {"probability_prior": 1.5}
+    prior: dict[str, Any] = {"probability_prior": 1.5} if smoothing else {}
     match likelihood:
         case Bernoulli():
             return BernoulliMixture(n_components, **{**prior, **options})
@@ -100,14 +107,12 @@ def mixture_for(likelihood: Likelihood, x: Tensor, n_components: int, **options:
             prior["n_categories"] = likelihood.levels
             return CategoricalMixture(n_components, **{**prior, **options})
         case Poisson():
-            return PoissonMixture(n_components, **{"rate_prior": (1.5, 0.0), **options})
-        case Masked():
-            options = {"allow_missing": True, **options}
-            return mixture_for(likelihood.likelihood, x, n_components, **options)
+            prior = {"rate_prior": (1.5, 0.0)} if smoothing else {}
+            return PoissonMixture(n_components, **{**prior, **options})
         case Normal() | NormalLearnedScale() | NormalPredictedScale():
-            options = {"degrees_of_freedom_prior": 1.0, **options}
-            mixture = GaussianMixture(n_components, **options)
-            if mixture.degrees_of_freedom_prior is not None and mixture.covariance_prior is None:
+            prior = {"degrees_of_freedom_prior": 1.0, "reg_covar": 0.0} if smoothing else {}
+            mixture = GaussianMixture(n_components, **{**prior, **options})
+            if smoothing and mixture.covariance_prior is None:
                 mixture.covariance_prior = _scatter(mixture, x)
             return mixture
     raise ValueError(

@@ -240,9 +240,7 @@ def score(
         "particles": particles,
         "seed": seed,
     }
-    return Scores(
-        estimates, _baselines(run, rows, estimates, seed), setting, index, refused, pairs
-    )
+    return Scores(estimates, _baselines(run, rows, estimates, seed), setting, index, refused, pairs)
 
 
 def _chosen(data: Data, split: Split, count: int | None, seed: int) -> tuple[Data, Tensor]:
