@@ -3,6 +3,7 @@ r"""The finite mixture of Gaussians with full covariances."""
 __all__ = ["FiniteGaussianMixture"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -49,8 +50,6 @@ class FiniteGaussianMixture(PyroModule):
         (torch.Size([5, 2]), torch.Size([3, 2, 2]))
     """
 
-    scale_trils: Tensor
-
     def __init__(self, event_shape: Sequence[int], components: int = 10) -> None:
         super().__init__()
         check_counts(components=components)
@@ -60,7 +59,7 @@ class FiniteGaussianMixture(PyroModule):
         self.logits = nn.Parameter(torch.zeros(components))
         self.locs = nn.Parameter(torch.randn(components, features))  # equal ones would stay equal
         identities = torch.eye(features).repeat(components, 1, 1)
-        self.scale_trils = PyroParam(identities, constraints.lower_cholesky)
+        self.scale_trils: Any = PyroParam(identities, constraints.lower_cholesky)
 
     @property
     def means(self) -> Tensor:

@@ -112,8 +112,9 @@ def mixture_for(
         case Normal() | NormalLearnedScale() | NormalPredictedScale():
             prior = {"degrees_of_freedom_prior": 1.0, "reg_covar": 0.0} if smoothing else {}
             mixture = GaussianMixture(n_components, **{**prior, **options})
-            if smoothing and mixture.covariance_prior is None:
-                mixture.covariance_prior = _scatter(mixture, x)
+            degrees = mixture.degrees_of_freedom_prior
+            if smoothing and degrees is not None and mixture.covariance_prior is None:
+                mixture.covariance_prior = _scatter(mixture, x, degrees)
             return mixture
     raise ValueError(
         "expected a likelihood of which mixtures are fitted by EM (Bernoulli, Binomial, "
@@ -121,13 +122,13 @@ def mixture_for(
     )
 
 
-def _scatter(mixture: GaussianMixture, x: Tensor) -> Any:
+def _scatter(mixture: GaussianMixture, x: Tensor, degrees: float) -> Any:
     r"""The prior's squares, for which the most probable covariance has smoothed variances."""
     found = survey(as_rows(mixture, vectors(x), reset=True), mixture._check_block)
     variances = (found.size * found.variance + found.variance.mean()) / (found.size + 1)
     features = len(variances)
     dimension = features if mixture.covariance_type in ("full", "tied") else 1
-    scatter = (mixture.degrees_of_freedom_prior + dimension + 1) * variances
+    scatter = (degrees + dimension + 1) * variances
     match mixture.covariance_type:
         case "spherical":
             return scatter.mean().cpu().numpy()

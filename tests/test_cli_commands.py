@@ -366,7 +366,7 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("evaluate", "traverse", "--particles", "--model.latents", "--weights"):
         assert word.lstrip("-") in out
     if shell == "bash":
-        for command in ("evaluate", "sample", "reconstruct", "traverse", "encode", "fit", "check"):
+        for command in ("em", "evaluate", "sample", "reconstruct", "traverse", "encode", "fit"):
             flags = re.search(rf"_{command}_option_strings=\((.*)\)", out)
             assert flags is not None
             for flag in ("--config", "--allow", "--data", "--data.label"):
@@ -374,7 +374,8 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["fit", "evaluate", "sample", "reconstruct", "traverse", "encode", "check", "list"]
+    "command",
+    ["fit", "em", "evaluate", "sample", "reconstruct", "traverse", "encode", "check", "list"],
 )
 def test_help_says_what_each_option_is(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -3,11 +3,13 @@ r"""Mixtures from the options of ``em``, and their folders."""
 __all__ = ["fitted", "likelihood_of", "write_run"]
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from pyro_vae.components import build, describe, files_of
 from pyro_vae.data import Data
@@ -63,8 +65,13 @@ def likelihood_of(options: Options, data: Data) -> tuple[Likelihood, str]:
             )
     if missing and not options["allow_missing"]:
         raise ValueError(
-            f"expected data without missing entries, got NaN in {data.name}: say "
-            "--allow-missing, which the family gaussian takes"
+            "expected data without missing entries, got --data.missing true: say "
+            "--allow-missing instead, which the family gaussian takes"
+        )
+    if options["allow_missing"] and options["covariance_type"] in ("full", "tied"):
+        raise ValueError(
+            "expected features that are independent given the component where entries may be "
+            f"missing, got --covariance-type {options['covariance_type']}: take diag or spherical"
         )
     most = max(1, int(data.value_range[1]))
     trials = natural.total_count if isinstance(natural, Binomial) else most
@@ -101,7 +108,9 @@ def fitted(options: Options, data: Data, likelihood: Likelihood, family: str) ->
         **{name: options[name] for name in _EVERY},
         **own,
     )
-    mixture.fit(vectors(x))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "EM did not converge", ConvergenceWarning)
+        mixture.fit(vectors(x))
     return mixture
 
 

@@ -2,17 +2,20 @@ r"""``pyro-vae em``."""
 
 __all__ = ["parser", "run"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from pyro_vae.cli.common import add_setting, new_parser, precision, say
+from pyro_vae.cli.common import add_setting, new_parser, note, precision, say
 from pyro_vae.cli.finishing import finish
 from pyro_vae.cli.opened import DATA
 from pyro_vae.cli.places import absolute, new_folder, tidy
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
+    from pyro_vae.em.mixture import Mixture
 
 # what the folder's configuration has besides options
 _RECORDED = ("model", "guide", "inputs")
@@ -50,7 +53,7 @@ def parser() -> ArgumentParser:
     ):
         found.add_argument(flag, type=kind, default=default, help=text)
     for flag, text in (
-        ("--allow-missing", "NaN means that an entry is missing (Gaussian only)"),
+        ("--allow-missing", "NaN means that an entry is missing (Gaussian only; --data.missing)"),
         ("--force", "delete the run that is in --out first"),
     ):
         found.add_argument(flag, action="store_true", help=text)
@@ -65,6 +68,8 @@ def run(flags: Sequence[str]) -> int:
     parts = {**DATA, "data": "digits"}
     options = parse_options(parser(), flags, parts, recorded=_RECORDED)
     options["data"] = absolute(options["data"])
+    if options["allow_missing"]:
+        options["data"]["init_args"]["missing"] = True
     with precision(options["precision"]):
         _run(options)
     return 0
@@ -86,10 +91,7 @@ def _run(options: dict[str, Any]) -> None:
     setting = {"device": options["device"], "seed": options["seed"], "inputs": ["x"]}
     with tidy(folder):
         made = write_run(mixture, data, folder, options)
-        if not (options["quiet"] or options["json"]):
-            came = "converged after" if mixture.converged_ else "did not converge in"
-            value = made.history[-1]["objective"]
-            say(f"EM {came} {mixture.n_iter_} iterations, at {value:.2f} nats per training datum")
+        _say(mixture, made.history[-1]["objective"], options)
         finish(
             made,
             data,
@@ -100,3 +102,13 @@ def _run(options: dict[str, Any]) -> None:
             metrics=("nll",),
             particles=1,
         )
+
+
+def _say(mixture: "Mixture", objective: float, options: Mapping[str, Any]) -> None:
+    r"""Says how EM went."""
+    count = f"{mixture.n_iter_} iteration{'' if mixture.n_iter_ == 1 else 's'}"
+    if not (options["quiet"] or options["json"]):
+        priors = ", priors included" if options["smoothing"] else ""
+        say(f"EM took {count}, to an objective of {objective:.2f} nats per datum{priors}")
+    if not (mixture.converged_ or options["quiet"]):
+        note(f"EM did not converge in {count}: take more (--max-iter), or a larger --tol")

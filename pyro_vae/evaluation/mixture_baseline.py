@@ -3,6 +3,7 @@ r"""The evidence of a mixture that EM fits: what a deep latent-variable model is
 __all__ = ["COMPONENTS", "mixture_evidence"]
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def mixture_evidence(
 
     from pyro_vae.mixtures import mixture_for, vectors
 
-    options = {"covariance_type": "diag"} if not likelihood.discrete else {}
+    options: dict[str, Any] = {"covariance_type": "diag"} if not likelihood.discrete else {}
     mixture = mixture_for(likelihood, train, components, random_state=seed, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a few more iterations change little
