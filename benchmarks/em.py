@@ -2,6 +2,7 @@ r"""Iterations of EM beside scikit-learn's, and beside the two products of matri
 
     uv run benchmarks/em.py
     uv run benchmarks/em.py --size 20000 --features 8 --components 4 --rounds 3
+    uv run benchmarks/em.py --memory
 
 All take turns in each round, from one start, so that ratios hold on a busy machine, too. An
 iteration is the difference of two fits, of many iterations and of one.
@@ -10,6 +11,8 @@ iteration is the difference of two fits, of many iterations and of one.
 import argparse
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -119,6 +122,37 @@ def streamed(size: int, D: int, K: int) -> str:
     return f"{size} x {D} from a file: {seconds:.1f} s for 3 iterations, {more:.0f} MiB more in use"
 
 
+# the peak is that of the whole process: each fit has one of its own, and a bare import another
+PEAK = """
+import sys, warnings
+import numpy as np
+from pyro_vae.em import GaussianMixture
+warnings.simplefilter("ignore")
+path, form, components = sys.argv[1], sys.argv[2], int(sys.argv[3])
+x = np.load(path)
+if components:
+    options = {"covariance_type": form, "init_params": "random_from_data", "random_state": 0}
+    GaussianMixture(components, max_iter=3, tol=0, **options).fit(x)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def memory(x: np.ndarray, form: str, K: int) -> str:
+    r"""The most memory of a fit, in data: beyond that of a process that has them, and with them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.npy")
+        np.save(path, x)
+        bare, fitted = (_peak(path, form, components) for components in (0, K))
+    more = (fitted - bare) / x.nbytes
+    return f"| {form}, {x.dtype} | {x.nbytes / 2**20:.0f} | {more:.2f} | {1 + more:.2f} | 1.5 |"
+
+
+def _peak(path: Path, form: str, components: int) -> int:
+    command = [sys.executable, "-c", PEAK, str(path), form, str(components)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return 1024 * int(found.stdout)
+
+
 def _anonymous() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
@@ -133,11 +167,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--stream", type=int, default=0, help="rows of a file, such as 10000000")
+    parser.add_argument("--memory", action="store_true", help="memory alone, in place of time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
 
     x = data(options.size, options.features, options.components)
+    if options.memory:
+        print("| | data, MiB | more than the data | in all ÷ data | ≤ |\n" + "|---" * 5 + "|")
+        for form in options.forms:
+            for dtype in (np.float64, np.float32):
+                print(memory(x.astype(dtype), form, options.components), flush=True)
+        return
     print(
         "| ms an iteration | this | scikit-learn | products | ÷ sk | ≤ | ÷ products | ≤ | apart |"
     )

@@ -6,10 +6,12 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import TraceEnum_ELBO
 from scipy import stats
 from sklearn.exceptions import NotFittedError
 from torch import Size, Tensor
 
+from pyro_vae import fit
 from pyro_vae.components import describe
 from pyro_vae.distributions import Reshaped
 from pyro_vae.em import (
@@ -34,7 +36,9 @@ from pyro_vae.likelihoods import (
 )
 from pyro_vae.mixtures import mixture_for, program_of
 from pyro_vae.models import FiniteGaussianMixture, FiniteMixture
+from pyro_vae.objectives import ELBO
 from pyro_vae.pair import Pair
+from pyro_vae.svi import SVI
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -151,6 +155,31 @@ def test_evidence_is_the_enumeration_by_hand() -> None:
     assert found is not None
     torch.testing.assert_close(-found, expected)
     torch.testing.assert_close(model.means.detach(), rates)
+
+
+@pytest.mark.parametrize("name", ["binomial", "full"])
+def test_loss_and_gradients_are_pyros(name: str) -> None:
+    mixture, x = fitted(name, max_iter=2)
+    batch, found = torch.from_numpy(x), []
+    for theirs in (False, True):
+        model, guide = program_of(mixture), Empty()
+        svi = SVI(model, guide, torch.optim.SGD, ELBO())
+        if theirs:
+            elbo = TraceEnum_ELBO(max_plate_nesting=1)
+            loss = elbo.differentiable_loss(model, guide, batch)
+            loss.backward()
+        else:
+            loss = svi.step(batch)
+        found.append({"loss": loss.detach(), **{n: p.grad for n, p in model.named_parameters()}})
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("program", [FiniteMixture, FiniteGaussianMixture])
+def test_it_is_trained_by_gradient(program: Any) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 2).sign().clamp(min=0)
+    run = fit(program((2,), 3), Empty(), x, epochs=5, batch_size=20, progress=False)
+    assert run.history[-1]["elbo"] > run.history[0]["elbo"]
 
 
 @pytest.mark.parametrize("name", ["binomial", "full", "diag"])

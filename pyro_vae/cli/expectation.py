@@ -139,4 +139,4 @@ def write_run(mixture: Mixture, data: Data, folder: Path, options: Options) -> R
     return Run(model, guide, history, folder, config)
 
 
-_UNKEPT = ("out", "force", "quiet", "json", "config", "allow", "files", "model", "guide")
+_UNKEPT = ("inputs", "out", "force", "quiet", "json", "config", "allow", "files", "model", "guide")
