@@ -1,6 +1,7 @@
 r"""``pyro-vae em``: what it leaves behind, that it is EM, and what users do wrong."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,14 @@ def test_misuse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in complaint(capsys, *EM, *flags.split())
     assert files() == before
     assert not Path("runs").exists()
+
+
+def test_the_bar_counts_iterations_of_all_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    x = load("images.npz").train["x"].flatten(1)
+    BernoulliMixture(2, verbose=1, n_init=2, max_iter=50, random_state=0).fit(x)
+    err = capsys.readouterr().err
+    assert re.search(r"iteration \d+/100 .* objective -\d", err)
+    assert "epoch" not in err
 
 
 def test_what_is_interrupted_leaves_nothing(
