@@ -147,6 +147,7 @@ def test_where_em_ends_the_gradient_is_zero(name: str, options: dict[str, Any]) 
 def test_evidence_is_the_enumeration_by_hand() -> None:
     torch.manual_seed(0)
     model = FiniteMixture((2, 2), 3, Poisson())
+    model.logits.data = torch.randn(3)
     x = torch.randint(0, 5, (6, 2, 2)).double()
     rates = model.outputs.detach().exp().reshape(3, 2, 2)
     each = dist.Poisson(rates).to_event(2).log_prob(x[:, None])
