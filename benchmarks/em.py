@@ -2,6 +2,7 @@ r"""Iterations of EM beside scikit-learn's, and beside two products with pairs o
 
     uv run benchmarks/em.py
     uv run benchmarks/em.py --size 20000 --features 8 --components 4 --rounds 3
+    uv run benchmarks/em.py --memory
 
 All take turns in each round, from one start, so that ratios hold on a busy machine, too. An
 iteration is the difference of two fits, of many iterations and of one.
@@ -10,6 +11,8 @@ iteration is the difference of two fits, of many iterations and of one.
 import argparse
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -119,6 +122,41 @@ def streamed(size: int, D: int, K: int) -> str:
     return f"{size} x {D} from a file: {seconds:.1f} s for 3 iterations, {more:.0f} MiB more in use"
 
 
+# the peak is that of the whole process: each fit has one of its own
+PEAK = """
+import sys, warnings
+import numpy as np
+from pyro_vae.em import GaussianMixture
+warnings.simplefilter("ignore")
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+path, form, components = sys.argv[1], sys.argv[2], int(sys.argv[3])
+x = np.load(path)
+options = {"covariance_type": form, "init_params": "random_from_data", "random_state": 0}
+found = [peak()]
+for rows in (16_384, len(x)):
+    GaussianMixture(components, max_iter=3, tol=0, **options).fit(x[:rows])
+    found.append(peak())
+print(*found)
+"""
+
+
+def memory(x: np.ndarray, form: str, K: int) -> str:
+    r"""The most memory of a fit beyond the import and the data, and beyond a fit of few rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.npy")
+        np.save(path, x)
+        command = [sys.executable, "-c", PEAK, str(path), form, str(K)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported, few, whole = (1024 * int(kib) for kib in run.stdout.split())
+    size = x.nbytes
+    return (
+        f"| {form}, {x.dtype} | {size / 2**20:.0f} | {(few - imported) / 2**20:.0f} "
+        f"| {(whole - imported) / size:.2f} | {(whole - few) / size:.2f} |"
+    )
+
+
 def _anonymous() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
@@ -133,11 +171,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--stream", type=int, default=0, help="rows of a file, such as 10000000")
+    parser.add_argument("--memory", action="store_true", help="memory alone, in place of time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
 
     x = data(options.size, options.features, options.components)
+    if options.memory:
+        print(
+            "| | data, MiB | 16,384 rows, MiB | all, beyond the data ÷ data "
+            "| beyond 16,384 rows ÷ data |\n" + "|---" * 5 + "|"
+        )
+        for form in options.forms:
+            for dtype in (np.float64, np.float32):
+                print(memory(x.astype(dtype), form, options.components), flush=True)
+        return
     print(
         "| ms an iteration | this | scikit-learn | products | ÷ sk | ≤ | ÷ products | ≤ | apart |"
     )

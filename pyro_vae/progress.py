@@ -20,15 +20,22 @@ class TrainingProgress:
         shown: Whether there is a bar at all.
         done: The number of steps that an earlier process took.
         interval: The time between two lines, in seconds.
+        unit: What an epoch is called.
     """
 
     def __init__(
-        self, epochs: int, steps: int, shown: bool = True, interval: float = 0.2, done: int = 0
+        self,
+        epochs: int,
+        steps: int,
+        shown: bool = True,
+        interval: float = 0.2,
+        done: int = 0,
+        unit: str = "epoch",
     ) -> None:
         self.epochs, self.steps, self.interval = epochs, steps, interval
         self.count, self.done, self.due = done, done, 0.0
         columns = (
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            TextColumn(unit + " {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[bound]}"),
             TextColumn("{task.fields[speed]} steps/s"),

@@ -22,6 +22,7 @@ from pyro_vae.evaluation.estimate import digits
 from pyro_vae.evaluation.metrics import METRICS
 from pyro_vae.runs import Run
 
+BASELINES = ("independent_features", "mixture")
 Loaded = tuple[Run, Data]
 
 
@@ -65,7 +66,8 @@ def test_evaluate(
     x = data.splits[split]["x"]
     expected = pyro_vae.evaluate(run.model, run.guide, x, particles=25, seed=5)
     figures = found["estimates"]
-    figures.pop("independent_features")
+    baselines = {name: figures.pop(name) for name in BASELINES}
+    assert all(found["stderr"] == 0 for found in baselines.values())
     assert figures == {name: estimate.to_dict() for name, estimate in expected.items()}
     assert {name: found[name] for name in ("weights", "split", "rows", "particles", "seed")} == {
         **{"weights": weights, "split": split, "rows": len(x)},
@@ -73,7 +75,7 @@ def test_evaluate(
     }
     name = "evaluation.json" if split == "test" else "evaluation-train.json"
     written = json.loads(Path("run", name).read_text())
-    assert written["estimates"]["independent_features"] is not None
+    assert {name: written["estimates"][name] for name in BASELINES} == baselines
     assert {name: written["estimates"][name] for name in figures} == figures
 
 
@@ -85,7 +87,8 @@ def test_metrics_and_their_figures_of_each_datum(
     found = document(capsys, *words, "--metrics", "nll")
     expected = pyro_vae.evaluate(run.model, run.guide, data, ("nll",), particles=9)
     assert found["metrics"] == ["nll"]
-    found["estimates"].pop("independent_features")
+    for name in BASELINES:
+        found["estimates"].pop(name)
     assert found["estimates"] == {name: e.to_dict() for name, e in expected.items()}
     with np.load(tmp_path / "new/each.npz") as arrays:
         each = {name for name, e in expected.items() if e.per_datum is not None}
@@ -363,7 +366,7 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("evaluate", "traverse", "--particles", "--model.latents", "--weights"):
         assert word.lstrip("-") in out
     if shell == "bash":
-        for command in ("evaluate", "sample", "reconstruct", "traverse", "encode", "fit", "check"):
+        for command in ("em", "evaluate", "sample", "reconstruct", "traverse", "encode", "fit"):
             flags = re.search(rf"_{command}_option_strings=\((.*)\)", out)
             assert flags is not None
             for flag in ("--config", "--allow", "--data", "--data.label"):
@@ -371,7 +374,8 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["fit", "evaluate", "sample", "reconstruct", "traverse", "encode", "check", "list"]
+    "command",
+    ["fit", "em", "evaluate", "sample", "reconstruct", "traverse", "encode", "check", "list"],
 )
 def test_help_says_what_each_option_is(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -66,7 +66,7 @@ def files() -> dict[str, bytes]:
 FITTING: dict[str, tuple[str, str]] = {
     "model": (
         "--model VAEE",
-        "expected one of pyro_vae.models (VAE), got 'VAEE'; did you mean VAE?",
+        "VAE), got 'VAEE'; did you mean VAE?",
     ),
     "model, case": ("--model vae", "did you mean VAE?"),
     "guide": ("--guide amortizednormal", "did you mean AmortizedNormal?"),

@@ -15,7 +15,7 @@ from pyro_vae.evaluation import Estimate
 
 def table(estimates: dict[str, Estimate], **others: Any) -> dict[str, list[str]]:
     r"""The rows by name."""
-    scores = Scores(estimates, None, {}, torch.arange(3), **others)
+    scores = Scores(estimates, {}, {}, torch.arange(3), **others)
     names, *columns = (list(column.cells) for column in scores.table("title").columns)
     return dict(zip(map(str, names), map(list, zip(*columns, strict=True)), strict=True))
 
@@ -49,7 +49,7 @@ def test_evidence_of_few_weights_is_a_bound(
     (row,) = found.items()
     assert row[0] == (f"{words}, at least" if loose else words)
     assert row[1] == ["-31.0", "–" if loose else "± 0.5", "± 1.0", "nats"]
-    remark = Scores(estimates, None, {}, torch.arange(3)).remark
+    remark = Scores(estimates, {}, {}, torch.arange(3)).remark
     what = words.split()[0].rstrip(",")
     assert remark.startswith(f"The {what} is a lower bound") == loose
     assert ("20%" in remark) == (shape == 0.2)
@@ -75,7 +75,7 @@ def test_the_smaller_upper_bound_on_information_is_shown(
 )
 def test_few_data_tell_no_more_than_their_number(size: int, below: float, words: str) -> None:
     information = Estimate(math.log(min(size, 4096)) - below, 0.001, 0.001)
-    scores = Scores({"mutual_information": information}, None, {}, torch.arange(size))
+    scores = Scores({"mutual_information": information}, {}, {}, torch.arange(size))
     assert words in scores.remark
     assert bool(scores.remark) == bool(words)
 

@@ -8,26 +8,14 @@ from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pyro_vae.cli.common import (
-    CAPTURE,
-    add_setting,
-    new_parser,
-    note,
-    precision,
-    say,
-    show,
-    show_json,
-)
-
-if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
-    from pyro_vae.data import Data
-    from pyro_vae.data.dataset import Split
-    from pyro_vae.runs import Run
+from pyro_vae.cli.common import CAPTURE, add_setting, new_parser, note, precision
+from pyro_vae.cli.finishing import finish
+from pyro_vae.cli.places import absolute, new_folder, tidy
 
 # what fit takes as it is
 TAKEN = (
@@ -92,7 +80,7 @@ def run(flags: Sequence[str]) -> int:
 
     options = parse_options(parser(), _resumed(flags))
     _check_replaced(options)
-    options["data"] = _absolute(options["data"])
+    options["data"] = absolute(options["data"])
     with precision(options["precision"]):
         _fit(options)
     return 0
@@ -114,9 +102,9 @@ def _fit(options: dict[str, Any]) -> None:
     pyro.set_rng_seed(options["seed"])
     model, guide = build_programs(options, data)
     parts["objective"] = build_objective(options, data)
-    folder = Path(options["out"]) if options["out"] else _new_folder(options, data)
+    folder = Path(options["out"]) if options["out"] else new_folder(_name(options["model"]), data)
     taken = {name: options[name] for name in TAKEN}
-    with _tidy(folder), _advised(folder):
+    with tidy(folder), _advised(folder):
         made = fit(
             model,
             guide,
@@ -128,31 +116,11 @@ def _fit(options: dict[str, Any]) -> None:
             notes={"particles": options["particles"]},
             progress=sys.stderr.isatty() and not options["quiet"],
         )
-        _finish(made, data, options)
-
-
-def _finish(made: "Run", data: "Data", options: dict[str, Any]) -> None:
-    r"""Evaluates and draws a run into its folder, and says what came out."""
-    from pyro_vae.cli.pictures import Artist
-    from pyro_vae.cli.scores import score
-
-    known: tuple[Split, ...] = ("test", "validation", "train")
-    split = next(name for name in known if data.splits[name])
-    setting = {name: options[name] for name in ("device", "seed", "inputs")}
-    setting["capture"] = options["capture"] and "auto"  # what pays for steps may not pay here
-    scores = score(made, data, split, particles=options["particles"], **setting)
-    made.write("evaluation.json", scores.text)
-    assert made.path is not None
-    refused = Artist(made, data, split, **setting).draw_all(made.path)
-    if options["json"]:
-        show_json(scores.document)
-    elif not options["quiet"]:
-        title = f"{_name(options['model'])} on {data.name}, {split} data, {made.weights} weights"
-        show(scores.table(title), *filter(None, [scores.remark]))
-        say(f"Weights, metrics and pictures are in {made.path}")
-    if not options["quiet"]:
-        for text in refused:
-            note(text)
+        setting = {name: options[name] for name in ("device", "seed", "inputs")}
+        setting["capture"] = options["capture"] and "auto"  # what pays for steps may not pay here
+        finish(
+            made, data, _name(options["model"]), options, setting, particles=options["particles"]
+        )
 
 
 def _resumed(flags: Sequence[str]) -> list[str]:
@@ -189,45 +157,8 @@ def _check_replaced(options: dict[str, Any]) -> None:
             )
 
 
-def _absolute(spec: dict[str, Any]) -> dict[str, Any]:
-    r"""A description of data whose paths mean the same in other folders."""
-    from pyro_vae.data import NAMES
-    from pyro_vae.data.places import expanded
-
-    given = dict(spec["init_args"])
-    for name in ("source", "root"):
-        path = given.get(name)
-        if isinstance(path, str) and path not in NAMES:
-            whole = expanded(path).absolute()
-            pattern = whole.suffix == ".npz" and any(mark in path for mark in "*?[")
-            given[name] = str(whole) if whole.exists() or pattern else path
-    return {**spec, "init_args": given}
-
-
 def _name(spec: dict[str, Any]) -> str:
     return re.split(r"[.:]", spec.get("class_path", "model"))[-1]
-
-
-def _new_folder(options: dict[str, Any], data: "Data") -> Path:
-    r"""The first of ``runs/vae-digits``, ``runs/vae-digits-2``, … that is free."""
-    source = re.sub(r"[^\w.-]+", "-", Path(data.name).stem)
-    name = f"{_name(options['model'])}-{source}".lower()
-    count = 1
-    while (path := Path("runs", name if count == 1 else f"{name}-{count}")).exists():
-        count += 1
-    return path
-
-
-@contextmanager
-def _tidy(folder: Path) -> Iterator[None]:
-    r"""Leaves no empty folders behind where nothing came of a run."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    finally:
-        for path in missing:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from pyro_vae.cli.common import only_json
 # the module of each in this package, and what it does: importing one may take seconds
 COMMANDS = {
     "fit": ("fitting", "train a model and its guide, evaluate and draw them"),
+    "em": ("mixing", "fit a mixture by expectation-maximisation, evaluate and draw it"),
     "evaluate": ("evaluating", "estimate a run's bound and evidence on data"),
     "diagnose": ("diagnosing", "say in plain words what is wrong with a run, and what to try"),
     "sample": ("sampling", "draw data from a run's model"),

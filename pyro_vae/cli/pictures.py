@@ -1,6 +1,6 @@
 r"""Pictures and arrays of a run."""
 
-__all__ = ["MANY", "Artist", "write_arrays"]
+__all__ = ["MANY", "OF_PAIRS", "Artist", "write_arrays"]
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,8 @@ from pyro_vae.runs import Run
 from pyro_vae.runs.files import write_file
 
 ROWS = 16  # latent features in a picture
+COMPONENTS = 100  # of a mixture, the most that are drawn
+OF_PAIRS = ("samples", "reconstructions", "latents", "traversals", "curves")
 MANY = 2000  # data whose latents are drawn, or give latent features their order
 
 Found = Tensor | dict[str, Tensor]
@@ -127,32 +129,39 @@ class Artist:
             figures["plane"] = report.latent_plane(plane, found.plane.values, axes, self.scale)
         return figures
 
-    def draw_all(self, folder: Path) -> list[str]:
-        r"""Draws everything into a folder; returns why, where something could not be."""
+    def draw_means(self) -> Figure:
+        r"""A picture of the means of a mixture's components."""
+        model: Any = self.run.model
+        order = model.logits.argsort(descending=True)[:COMPONENTS]
+        means = self.data.restore(model.means[order].detach().cpu())
+        return report.samples(means, self.scale, title="Means, the most probable component first")
+
+    def draw_all(self, folder: Path, names: Sequence[str] = OF_PAIRS) -> list[str]:
+        r"""Draws pictures into a folder; returns why, where something could not be."""
         refused = []
-        steps: tuple[tuple[str, Callable[[], dict[str, Figure]]], ...] = (
-            (
-                "samples",
-                lambda: {"samples": self.draw_samples(self.samples(64, self.image), self.image)},
-            ),
-            (
-                "reconstructions",
-                lambda: {"reconstructions": self.draw_reconstructions(*self.reconstructions(16))},
-            ),
-            (
-                "latents",
-                lambda: {"latents": self.draw_latents(self.codes(MANY), self.field("y", MANY))},
-            ),
-            ("traversals", lambda: self.draw_traversal(self.traversal())),
-            ("curves", lambda: {"curves": report.curves(self.run.history)}),
-        )
-        for name, draw in steps:
+        steps: dict[str, Callable[[], dict[str, Figure]]] = {
+            "samples": lambda: self._samples(self.image),
+            "draws": lambda: self._samples(False),
+            "means": lambda: {"means": self.draw_means()},
+            "reconstructions": lambda: {
+                "reconstructions": self.draw_reconstructions(*self.reconstructions(16))
+            },
+            "latents": lambda: {
+                "latents": self.draw_latents(self.codes(MANY), self.field("y", MANY))
+            },
+            "traversals": lambda: self.draw_traversal(self.traversal()),
+            "curves": lambda: {"curves": report.curves(self.run.history)},
+        }
+        for name in names:
             try:
-                for key, figure in draw().items():
+                for key, figure in steps[name]().items():
                     report.save(figure, folder / f"{key}.png")
             except ValueError as error:
                 refused.append(f"no {name}.png: {error}")
         return refused
+
+    def _samples(self, mean: bool) -> dict[str, Figure]:
+        return {"samples": self.draw_samples(self.samples(64, mean), mean)}
 
     @property
     def image(self) -> bool:

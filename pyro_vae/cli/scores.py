@@ -4,8 +4,10 @@ __all__ = ["MEMORISATION", "Scores", "score"]
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,31 @@ from pyro_vae.cli.merging import merged
 from pyro_vae.cli.pictures import write_arrays
 from pyro_vae.data import Data
 from pyro_vae.data.dataset import Split
-from pyro_vae.evaluation import Estimate, evaluate, fold, independent_evidence
+from pyro_vae.evaluation import (
+    Estimate,
+    evaluate,
+    fold,
+    independent_evidence,
+    mixture_evidence,
+)
 from pyro_vae.evaluation.information import MOST
 from pyro_vae.evaluation.metrics import DEFAULT
+from pyro_vae.evaluation.mixture_baseline import COMPONENTS
 from pyro_vae.evaluation.psis import is_loose
 from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
+from pyro_vae.models import FiniteGaussianMixture, FiniteMixture
 from pyro_vae.runs import Run
 
 _LARGE = 2**28  # elements that independent features are fitted to at most
+_LARGE_MIXED = 2**26  # and a mixture, which goes over them some twenty times
 
 # what figures are called, and those that only the file has
 _WORDS = {
     "elbo": "ELBO",
     "log_likelihood": "reconstruction",
     "nll": "evidence",
+    "independent_features": "independent features",
+    "mixture": f"mixture of {COMPONENTS} (EM)",
     "bpd": "bits per dimension",
     "prior": "evidence by prior",
     "ais": "evidence, annealed, at least",
@@ -82,7 +95,7 @@ class Scores:
 
     Arguments:
         estimates: The estimates by name, as :func:`pyro_vae.evaluate` returns them.
-        baseline: The evidence under independent features, where it can be compared.
+        baselines: The evidence of simpler models by name, where it can be compared.
         setting: Which data, weights, particles and seed they were made with.
         rows: The rows of the split that they are of, with shape :math:`(N)`.
         refused: Why there is no evidence, if there is none.
@@ -90,7 +103,7 @@ class Scores:
     """
 
     estimates: dict[str, Estimate]
-    baseline: Estimate | None
+    baselines: Mapping[str, Estimate]
     setting: dict[str, Any]
     rows: Tensor
     refused: str = ""
@@ -99,9 +112,7 @@ class Scores:
     @property
     def document(self) -> dict[str, Any]:
         r"""The figures as plain data."""
-        found = self.estimates
-        if self.baseline is not None:
-            found = {**found, "independent_features": self.baseline}
+        found = {**self.estimates, **self.baselines}
         figures = {name: estimate.to_dict() for name, estimate in found.items()}
         return {**self.setting, "estimates": figures}
 
@@ -149,8 +160,8 @@ class Scores:
             # an average that a few weights dominate has an error that is not known
             estimate = replace(estimate, stderr=math.nan)
         yield words, -estimate if name == "nll" else estimate
-        if name == "nll" and self.baseline is not None:
-            yield "independent features", self.baseline
+        if name == "nll":
+            yield from ((_WORDS[simpler], found) for simpler, found in self.baselines.items())
 
     @property
     def remark(self) -> str:
@@ -229,7 +240,7 @@ def score(
         "particles": particles,
         "seed": seed,
     }
-    return Scores(estimates, _baseline(rows, estimates, seed), setting, index, refused, pairs)
+    return Scores(estimates, _baselines(run, rows, estimates, seed), setting, index, refused, pairs)
 
 
 def _chosen(data: Data, split: Split, count: int | None, seed: int) -> tuple[Data, Tensor]:
@@ -268,16 +279,26 @@ def _evaluated(
         return evaluate(run.model, run.guide, data, others, **arguments), refused
 
 
-def _baseline(data: Data, estimates: dict[str, Estimate], seed: int) -> Estimate | None:
-    r"""The evidence of independent features, if both are masses or both are densities."""
+def _baselines(
+    run: Run, data: Data, estimates: dict[str, Estimate], seed: int
+) -> dict[str, Estimate]:
+    r"""The evidence of simpler models, if all are masses or all are densities."""
     discrete = isinstance(data.natural, Bernoulli | Binomial | Categorical | Poisson)
     if "nll" not in estimates or discrete != ("bpd" in estimates):
-        return None
-    if math.prod(data.train["x"].shape) > _LARGE:
-        return None
+        return {}
+    x, likelihood = data.train["x"], data.natural
+    simpler: dict[str, Callable[[Tensor, Tensor, Tensor], Estimate]] = {}
+    if math.prod(x.shape) <= _LARGE:
+        simpler["independent_features"] = partial(independent_evidence, likelihood)
+    is_mixture = isinstance(run.model, FiniteMixture | FiniteGaussianMixture)
+    if not is_mixture and math.prod(x.shape) * likelihood.parameters_per_feature <= _LARGE_MIXED:
+        simpler["mixture"] = partial(mixture_evidence, likelihood, seed=seed)
+    if not simpler:
+        return {}
     generator = torch.Generator().manual_seed(seed)
     train, test = (data.epoch(split, generator)["x"] for split in ("train", "test"))
-    try:
-        return independent_evidence(data.natural, train, test, data.log_jacobians(test))
-    except ValueError:
-        return None
+    found = {}
+    for name, evidence in simpler.items():
+        with suppress(ValueError):
+            found[name] = evidence(train, test, data.log_jacobians(test))
+    return found

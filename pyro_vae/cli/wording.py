@@ -29,6 +29,7 @@ _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
+    list[float]: "a list of numbers, such as '[1.5, 0]'",
     list[str]: "a list of names, such as '[x, y]'",
     type(None): "null",
 }

@@ -8,6 +8,7 @@ __all__ = [
     "Poisson",
     "StickBreaking",
     "canonical",
+    "Reshaped",
     "factors",
     "has_kl",
     "innermost",
@@ -24,4 +25,5 @@ from pyro_vae.distributions.divergence import has_kl, kl_divergence
 from pyro_vae.distributions.innermost import factors, innermost, is_point, unwrapped
 from pyro_vae.distributions.partly_observed import PartlyObserved, missing_values
 from pyro_vae.distributions.poisson import Poisson
+from pyro_vae.distributions.reshaped import Reshaped
 from pyro_vae.distributions.stick_breaking import StickBreaking

@@ -111,7 +111,8 @@ class Mixture(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         random = check_random_state(self.random_state)
         starts = 1 if going_on else self.n_init
         best: Fitted[Any] | None = None
-        with TrainingProgress(starts, max(self.max_iter, 1), bool(self.verbose)) as progress:
+        total, shown = starts * max(self.max_iter, 1), bool(self.verbose)
+        with TrainingProgress(total, 1, shown, unit="iteration") as progress:
             for _ in range(starts):
                 fitted = iterate(
                     family,

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.imputation import impute as impute
 from pyro_vae.evaluation.memberships import responsibilities as responsibilities
 from pyro_vae.evaluation.memorisation import nearest_neighbours as nearest_neighbours
 from pyro_vae.evaluation.metrics import evaluate as evaluate
+from pyro_vae.evaluation.mixture_baseline import mixture_evidence as mixture_evidence
 from pyro_vae.evaluation.scores import discrete_features as discrete_features
 from pyro_vae.evaluation.traversal import Plane as Plane
 from pyro_vae.evaluation.traversal import Traversal as Traversal

@@ -150,6 +150,11 @@ class _Run:
                 check_rows(trace, self.layout.plate, rows[0].shape[0])
             self._log_weights(draw)
         check_weights(draw, pair.guide, rows, "the metric 'gap'")
+        if not latent_sites(draw.guide_trace):
+            raise ValueError(
+                "expected a guide that draws latents, for the metric 'gap', got one that draws "
+                "none: where all are summed out, there is no gap"
+            )
         offsets_of(latent_sites(draw.guide_trace))
         elements, total = math.ceil(largest.elements / draw.batch_size), fields[0].shape[0]
         self.count = 1 if whole else total

@@ -127,6 +127,10 @@ def evaluate(
     weights that were drawn. Where ``khat`` is high, or not known for want of particles, those
     that matter may not have been drawn: then the error is too small, and not to be trusted.
 
+    Where the guide draws nothing (:class:`pyro_vae.guides.Empty`), every latent is summed out: one
+    particle is computed, whatever ``particles`` says, the evidence is exact, and its Monte Carlo
+    error is zero.
+
     Three metrics take nothing from the guide: ``"prior"``
     (:func:`~pyro_vae.evaluation.evidence.prior`) samples :math:`z` from the model's own prior;
     ``"ais"`` (:func:`~pyro_vae.evaluation.evidence.ais`) anneals 16 chains for each datum from

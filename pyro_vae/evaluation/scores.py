@@ -19,7 +19,7 @@ from pyro_vae.evaluation.psis import khat
 from pyro_vae.evaluation.rows import check_rows, is_discrete
 from pyro_vae.evaluation.streaming import Moments, Weights
 from pyro_vae.evaluation.weights import check_weights
-from pyro_vae.layout import sample_sites
+from pyro_vae.layout import latent_sites, sample_sites
 from pyro_vae.nonfinite import first_nonfinite
 from pyro_vae.objectives.divergence import kl_terms
 from pyro_vae.pair import Pair
@@ -53,6 +53,7 @@ class Scorer:
     ) -> None:
         self.pair, self.metrics, self.capture, self.weigh = pair, metrics, capture, weigh
         self.particles, self.data_size = particles, data_size
+        self.exact = False  # whether nothing is drawn, so that one particle says all
         self.per_datum: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.variances: defaultdict[str, float] = defaultdict(float)  # of sums over data
 
@@ -78,6 +79,8 @@ class Scorer:
         if "nll" in self.metrics:
             check_weights(draw, self.pair.guide, rows, "the metric 'nll'")
         self.features = discrete_features(draw)
+        if _is_exact(draw):
+            self.exact, self.particles = True, 1
         elements = math.ceil(largest.elements / draw.batch_size)
         return self._cut(elements, fields[0].shape[0], batch_size)
 
@@ -109,12 +112,9 @@ class Scorer:
             if "nll" in self.metrics:
                 weights.update(found["elbo"])
         for name, term in terms.items():
-            self._keep(name, term.mean, term.variance)
+            self._keep(name, term.mean, 0.0 if self.exact else term.variance)
         if "nll" in self.metrics:
-            self._keep("nll", -weights.log_mean, weights.variance)
-            self._keep("nll.bias", -weights.bias, math.nan)
-            self._keep("ess", weights.ess, math.nan)
-            self._keep("khat", weights.shape, math.nan)
+            self._keep_evidence(weights)
 
     def estimates(self, seed: int) -> dict[str, Estimate]:
         r"""The estimates over all data that came, with the seed noted."""
@@ -131,6 +131,16 @@ class Scorer:
                 bits = math.log(2) * self.features
                 found["bpd"] = Estimate.of(scores / bits, stderr / bits, "bits/dim", seed)
         return found
+
+    def _keep_evidence(self, weights: Weights) -> None:
+        log_mean, bias, variance, shape = weights.log_mean, weights.bias, weights.variance, None
+        if self.exact:
+            bias, variance = torch.zeros_like(log_mean), 0.0
+            shape = torch.full_like(log_mean, -math.inf)  # as of weights that are all equal
+        self._keep("nll", -log_mean, variance)
+        self._keep("nll.bias", -bias, math.nan)
+        self._keep("ess", weights.ess, math.nan)
+        self._keep("khat", weights.shape if shape is None else shape, math.nan)
 
     def _keep(self, name: str, scores: Tensor, variance: float) -> None:
         self.per_datum[name].append(scores.cpu())
@@ -162,6 +172,11 @@ class Scorer:
         if bool(self.weigh(draw).isfinite().all()):
             found = "one that is not, in a graph, whose noise is its own: capture=False finds where"
         return ValueError(f"expected finite log-densities, got this: {found}")
+
+
+def _is_exact(draw: Draw) -> bool:
+    r"""Whether the guide draws nothing, and nothing is left to the model but to sum it out."""
+    return not latent_sites(draw.guide_trace) and not draw.layout.imputed
 
 
 def _terms(draw: Draw) -> dict[str, Tensor]:

@@ -14,15 +14,16 @@ from pyro_vae.report.figures import COLORS, panels
 Rows = Sequence[Mapping[str, float]]
 
 VALIDATION = "validation."
+_AXES = ("epoch", "iteration", "step")
 
 
 def curves(history: Rows) -> Figure:
     r"""Draws the bound, and each site's divergence where it is known, against epochs.
 
     Arguments:
-        history: One row for each epoch (or step), in nats per datum: ``elbo``, ``objective``,
-            ``kl`` and ``kl.<site>``, the same after ``validation.``, and ``epoch`` or ``step``.
-            Keys may be missing, in some rows or in all.
+        history: One row for each epoch (or iteration, or step), in nats per datum: ``elbo``,
+            ``objective``, ``kl`` and ``kl.<site>``, the same after ``validation.``, and
+            ``epoch``, ``iteration`` or ``step``. Keys may be missing, in some rows or in all.
 
     Raises:
         ValueError: If no row has a bound beside an ``epoch`` or a ``step``.
@@ -32,7 +33,8 @@ def curves(history: Rows) -> Figure:
         >>> [panel.get_title() for panel in curves(rows).axes]
         ['Evidence lower bound', 'KL divergence']
     """
-    axis = "epoch" if any("epoch" in row for row in history) else "step"
+    axes_of_rows = [name for name in _AXES if any(name in row for row in history)]
+    axis = axes_of_rows[0] if axes_of_rows else "step"
     rows = [row for row in history if axis in row]
     names = list(dict.fromkeys(key.removeprefix(VALIDATION) for row in rows for key in row))
     bounds = [name for name in ("elbo", "objective") if name in names]

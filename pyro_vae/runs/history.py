@@ -9,7 +9,7 @@ from torch import Tensor
 
 Row = dict[str, float]
 
-_WHOLE = ("epoch", "step")
+_WHOLE = ("epoch", "iteration", "step")
 
 
 def columns(history: Sequence[Row]) -> dict[str, list[Tensor]]:
