@@ -20,7 +20,7 @@ class Empty(PyroModule):
         >>> import torch
         >>> from pyro_vae import evaluate
         >>> from pyro_vae.models import FiniteMixture
-        >>> model = FiniteMixture((4,), components=2)
+        >>> model = FiniteMixture((4,), n_components=2)
         >>> evaluate(model, Empty(), torch.eye(4))["nll"].stderr
         0.0
     """

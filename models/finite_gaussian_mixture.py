@@ -35,7 +35,7 @@ class FiniteGaussianMixture(PyroModule):
 
     Arguments:
         event_shape: The shape of one datum :math:`x_n`, with :math:`F` features in all.
-        components: The number of components :math:`K`.
+        n_components: The number of components :math:`K`.
 
     Raises:
         ValueError: If a size is not positive.
@@ -45,20 +45,20 @@ class FiniteGaussianMixture(PyroModule):
         | https://www.microsoft.com/en-us/research/people/cmbishop/prml-book/
 
     Example:
-        >>> model = FiniteGaussianMixture(event_shape=(2,), components=3)
+        >>> model = FiniteGaussianMixture(event_shape=(2,), n_components=3)
         >>> model(n=5).shape, model.scale_trils.shape
         (torch.Size([5, 2]), torch.Size([3, 2, 2]))
     """
 
-    def __init__(self, event_shape: Sequence[int], components: int = 10) -> None:
+    def __init__(self, event_shape: Sequence[int], n_components: int = 10) -> None:
         super().__init__()
-        check_counts(components=components)
+        check_counts(n_components=n_components)
 
         self.event_shape = check_event_shape(event_shape)
         features = self.event_shape.numel()
-        self.logits = nn.Parameter(torch.zeros(components))
-        self.locs = nn.Parameter(torch.randn(components, features))  # equal ones would stay equal
-        identities = torch.eye(features).repeat(components, 1, 1)
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.locs = nn.Parameter(torch.randn(n_components, features))  # equal ones would stay equal
+        identities = torch.eye(features).repeat(n_components, 1, 1)
         self.scale_trils: Any = PyroParam(identities, constraints.lower_cholesky)
 
     @property

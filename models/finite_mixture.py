@@ -31,7 +31,7 @@ class FiniteMixture(PyroModule):
 
     Arguments:
         event_shape: The shape of one datum :math:`x_n`, with :math:`F` features in all.
-        components: The number of components :math:`K`.
+        n_components: The number of components :math:`K`.
         likelihood: Maps the parameters of a component, with shape :math:`(*, P F)`, to a
             distribution over :math:`x_n`.
 
@@ -43,7 +43,7 @@ class FiniteMixture(PyroModule):
         | https://doi.org/10.1002/0471721182
 
     Example:
-        >>> model = FiniteMixture(event_shape=(1, 8, 8), components=3)
+        >>> model = FiniteMixture(event_shape=(1, 8, 8), n_components=3)
         >>> model(n=5).shape, model.means.shape
         (torch.Size([5, 1, 8, 8]), torch.Size([3, 1, 8, 8]))
     """
@@ -51,17 +51,17 @@ class FiniteMixture(PyroModule):
     def __init__(
         self,
         event_shape: Sequence[int],
-        components: int = 10,
+        n_components: int = 10,
         likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
-        check_counts(components=components)
+        check_counts(n_components=n_components)
 
         self.event_shape = check_event_shape(event_shape)
         self.likelihood = likelihood or Bernoulli()
         width = self.likelihood.parameters_per_feature * self.event_shape.numel()
-        self.logits = nn.Parameter(torch.zeros(components))
-        self.outputs = nn.Parameter(torch.randn(components, width))  # equal ones would stay equal
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.outputs = nn.Parameter(torch.randn(n_components, width))  # equal ones would stay equal
 
     @property
     def means(self) -> Tensor:

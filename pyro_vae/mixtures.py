@@ -183,7 +183,7 @@ def program_of(
             f"{tuple(shape)}"
         )
     name, arguments, values = _described(mixture)
-    sizes = {"event_shape": list(shape), "components": mixture.n_components}
+    sizes = {"event_shape": list(shape), "n_components": mixture.n_components}
     program: FiniteMixture | FiniteGaussianMixture = build(
         {"class_path": name, "init_args": {**sizes, **arguments}}, "model"
     )

@@ -202,7 +202,7 @@ def test_a_program_can_be_built_again() -> None:
         "class_path": "pyro_vae.models.FiniteMixture",
         "init_args": {
             "event_shape": [1, 2, 2],
-            "components": K,
+            "n_components": K,
             "likelihood": {
                 "class_path": "pyro_vae.likelihoods.Binomial",
                 "init_args": {"total_count": 7},
@@ -271,12 +271,12 @@ def test_the_baseline_is_em(name: str) -> None:
     likelihood, x, mixture = EVIDENCES[name]
     train, test = torch.from_numpy(x[20:]), torch.from_numpy(x[:20])
     shifts = torch.linspace(-1, 2, 20)
-    found = mixture_evidence(likelihood, train, test, shifts, components=K, seed=4)
+    found = mixture_evidence(likelihood, train, test, shifts, n_components=K, seed=4)
     expected = mixture.set_params(random_state=4).fit(train).score_samples(test) + shifts
     assert found.per_datum is not None
     torch.testing.assert_close(found.per_datum, expected)
     assert (found.stderr, found.seed) == (0, 4)
-    again = mixture_evidence(likelihood, train, test, shifts, components=K, seed=4)
+    again = mixture_evidence(likelihood, train, test, shifts, n_components=K, seed=4)
     assert float(again) == float(found)
 
 
@@ -284,7 +284,7 @@ def test_the_baseline_is_em(name: str) -> None:
 def test_a_mixture_of_one_is_independent_features(name: str) -> None:
     likelihood, x, _ = EVIDENCES[name]
     train, test = torch.from_numpy(x[20:]), torch.from_numpy(x[:20])
-    found = mixture_evidence(likelihood, train, test, components=1)
+    found = mixture_evidence(likelihood, train, test, n_components=1)
     assert float(found) == pytest.approx(float(independent_evidence(likelihood, train, test)))
 
 
@@ -296,7 +296,7 @@ def test_a_mixture_of_one_normal_counts_three_data_more(likelihood: Any) -> None
     variance = (n * v + 3 * (n * v + v.mean()) / (n + 1)) / (n + 3)
     expected = stats.norm.logpdf(test, train.mean(0), np.sqrt(variance)).sum(1)
     tensors = torch.from_numpy(train), torch.from_numpy(test)
-    found = mixture_evidence(likelihood, *tensors, components=1).per_datum
+    found = mixture_evidence(likelihood, *tensors, n_components=1).per_datum
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

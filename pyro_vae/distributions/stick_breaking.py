@@ -32,10 +32,10 @@ class StickBreaking(TorchDistribution):
 
     Arguments:
         concentration: The :math:`\alpha > 0`, of any shape: the larger, the more weights matter.
-        components: The number of weights :math:`K`.
+        n_components: The number of weights :math:`K`.
 
     Raises:
-        TypeError: If ``components`` is no integer.
+        TypeError: If ``n_components`` is no integer.
         ValueError: If it is not positive.
 
     References:
@@ -45,7 +45,7 @@ class StickBreaking(TorchDistribution):
         | https://doi.org/10.1198/016214501750332758
 
     Example:
-        >>> weights = StickBreaking(torch.tensor(1.0), components=4)
+        >>> weights = StickBreaking(torch.tensor(1.0), n_components=4)
         >>> weights.mean
         tensor([0.5000, 0.2500, 0.1250, 0.1250])
         >>> weights.rsample((5,)).sum(-1).shape
@@ -57,16 +57,16 @@ class StickBreaking(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self, concentration: Tensor, components: int, validate_args: bool | None = None
+        self, concentration: Tensor, n_components: int, validate_args: bool | None = None
     ) -> None:
-        check_counts(components=components)
-        self.concentration, self.components = concentration, components
-        super().__init__(concentration.shape, Size([components]), validate_args=validate_args)
+        check_counts(n_components=n_components)
+        self.concentration, self.n_components = concentration, n_components
+        super().__init__(concentration.shape, Size([n_components]), validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "StickBreaking":
         r"""Returns the same distribution with batch shape ``batch_shape``."""
         concentration = self.concentration.expand(Size(batch_shape))
-        return StickBreaking(concentration, self.components, self._validate_args)
+        return StickBreaking(concentration, self.n_components, self._validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -81,7 +81,7 @@ class StickBreaking(TorchDistribution):
 
     def _products(self, broken: Tensor, left: Tensor) -> Tensor:
         r"""Products of powers of ``left`` by ``broken``, of which the last lacks it."""
-        powers = left[..., None] ** torch.arange(self.components, device=left.device)
+        powers = left[..., None] ** torch.arange(self.n_components, device=left.device)
         return torch.cat([powers[..., :-1] * broken[..., None], powers[..., -1:]], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class StickBreaking(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
 
-        a, last = self.concentration, self.components - 1
+        a, last = self.concentration, self.n_components - 1
         # sums of the later weights: one minus the earlier ones would lose the digits of small ones
         left = value[..., 1:].flip(-1).cumsum(-1).flip(-1)[..., : max(last - 1, 0)]
         return last * a.log() + (a - 1) * value[..., -1].log() - left.log().sum(-1)
@@ -97,7 +97,7 @@ class StickBreaking(TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws weights: what is left of the stick shrinks by exponential steps in logarithms."""
         a = self.concentration
-        shape = (*self._extended_shape(Size(sample_shape))[:-1], self.components - 1)
+        shape = (*self._extended_shape(Size(sample_shape))[:-1], self.n_components - 1)
         # log(1 - v) of a Beta(1, a) is that of a uniform number, divided by a
         steps = (-torch.rand(shape, dtype=a.dtype, device=a.device)).log1p() / a[..., None]
         ends = steps.cumsum(-1)

@@ -21,7 +21,7 @@ def mixture_evidence(
     test: Tensor,
     log_jacobians: Tensor | None = None,
     *,
-    components: int = COMPONENTS,
+    n_components: int = COMPONENTS,
     seed: int = 0,
 ) -> Estimate:
     r"""The exact evidence :math:`\log p(x)` of test data under a mixture fitted by EM.
@@ -40,7 +40,7 @@ def mixture_evidence(
         test: The test data, with shape :math:`(M, \text{event\_shape})`.
         log_jacobians: What is added to each log-density, to have it in other units, with shape
             :math:`(M)`.
-        components: The number of components :math:`K`.
+        n_components: The number of components :math:`K`.
         seed: The seed of the clusters.
 
     Returns:
@@ -52,7 +52,7 @@ def mixture_evidence(
     Example:
         >>> from pyro_vae.likelihoods import Bernoulli
         >>> x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]).repeat(20, 1)
-        >>> print(mixture_evidence(Bernoulli(), x, x, components=2))
+        >>> print(mixture_evidence(Bernoulli(), x, x, n_components=2))
         -0.669 ± 0.000 (Monte Carlo) ± 0.044 (data) nats
     """
     # scikit-learn takes seconds, and most of evaluation needs none
@@ -61,7 +61,7 @@ def mixture_evidence(
     from pyro_vae.mixtures import mixture_for, vectors
 
     options: dict[str, Any] = {"covariance_type": "diag"} if not likelihood.discrete else {}
-    mixture = mixture_for(likelihood, train, components, random_state=seed, **options)
+    mixture = mixture_for(likelihood, train, n_components, random_state=seed, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a few more iterations change little
         mixture.fit(vectors(train))
