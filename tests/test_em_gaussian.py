@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.stats import gamma, invwishart, multivariate_normal
+from scipy.stats import dirichlet, gamma, invwishart, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Theirs
 from sklearn.utils.estimator_checks import check_estimator
@@ -293,37 +293,80 @@ def test_the_m_step_under_a_prior_is_the_brute_force_maximum(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", TYPES)
-def test_the_penalised_objective_is_the_log_posterior_but_for_a_constant(form: str) -> None:
-    r"""Between two starts, likelihood and prior change by what scipy says."""
+def test_the_penalised_objective_is_the_log_posterior(form: str) -> None:
     D, K = 2, 2
     x, means = clusters(K=K, D=D)
     scatter: Any = {"diag": np.full(D, 1.3), "spherical": 1.3}.get(form, np.eye(D) + 0.3)
-    ours, exact = [], []
-    for seed in (0, 1):
-        options = start(form, means + seed, seed)
+    options = start(form, means, 0)
+    mixture = GaussianMixture(
+        K,
+        max_iter=1,
+        weight_concentration_prior=1.8,
+        mean_prior=np.arange(D) / 2,
+        mean_precision_prior=0.7,
+        degrees_of_freedom_prior=D + 2.5,
+        covariance_prior=scatter,
+        **options,
+    ).fit(x)
+    theirs = Theirs(K, max_iter=1, **options).fit(x)
+    precisions = options["precisions_init"]
+    invert = np.linalg.inv if form in ("full", "tied") else np.reciprocal
+    covariances = invert(precisions)
+    each = [covariances] * K if form == "tied" else covariances
+    total = theirs.lower_bound_ * len(x) + dirichlet([1.8] * K).logpdf(options["weights_init"])
+    total += sum(log_prior(form, m, c, D) for m, c in zip(means, each, strict=True))
+    if form == "tied":
+        total += invwishart(D + 2.5, scatter).logpdf(covariances)
+
+    assert mixture.lower_bound_ * len(x) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize("degrees", [None, 1.0, 6.0])
+@pytest.mark.parametrize("strength", [None, 0.7])
+@pytest.mark.parametrize("form", TYPES)
+def test_other_units_change_the_objective_by_the_jacobian(
+    form: str, strength: float | None, degrees: float | None
+) -> None:
+    r"""That of data and parameters which have priors, proper or not (one degree of freedom)."""
+    D, K, N = 3, 2, 60
+    x = clusters(K=K, D=D)[0][:N]
+    units = np.full(D, 1e3) if form == "spherical" else np.array([1e3, 0.2, 7.0])
+    found = []
+    for y in (x, x * units):
         mixture = GaussianMixture(
             K,
-            max_iter=1,
-            weight_concentration_prior=1.8,
-            mean_prior=np.arange(D) / 2,
-            mean_precision_prior=0.7,
-            degrees_of_freedom_prior=D + 2.5,
-            covariance_prior=scatter,
-            **options,
-        ).fit(x)
-        theirs = Theirs(K, max_iter=1, **options).fit(x)
-        precisions = options["precisions_init"]
-        invert = np.linalg.inv if form in ("full", "tied") else np.reciprocal
-        covariances = invert(precisions)
-        each = [covariances] * K if form == "tied" else covariances
-        total = theirs.lower_bound_ * len(x) + 0.8 * np.log(options["weights_init"]).sum()
-        total += sum(log_prior(form, m, c, D) for m, c in zip(means + seed, each, strict=True))
-        if form == "tied":
-            total += invwishart(D + 2.5, scatter).logpdf(covariances)
-        ours.append(mixture.lower_bound_ * len(x))
-        exact.append(total)
+            covariance_type=form,  # type: ignore[arg-type]
+            reg_covar=0,
+            means_init=y[:K],
+            mean_precision_prior=strength,
+            degrees_of_freedom_prior=degrees,
+            max_iter=5,
+            tol=0,
+            random_state=0,
+            init_params="random_from_data",
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found.append(mixture.fit(y).lower_bound_ * N)
+    log = np.log(units)
+    jacobian = N * log.sum() + (K * log.sum() if strength else 0)
+    if degrees:
+        jacobian += {
+            "full": K * (D + 1) * log.sum(),
+            "tied": (D + 1) * log.sum(),
+            "diag": K * 2 * log.sum(),
+            "spherical": K * 2 * log[0],
+        }[form]
+    assert found[0] - found[1] == pytest.approx(jacobian, rel=1e-10)
 
-    assert ours[1] - ours[0] == pytest.approx(exact[1] - exact[0], rel=1e-10)
+
+def test_covariances_that_are_raised_are_counted_in_every_iteration() -> None:
+    x = np.arange(12.0)[:, None] * [1, 2]  # on a line
+    for iterations in (1, 4):
+        mixture = GaussianMixture(
+            reg_covar=0, init_params="random_from_data", max_iter=iterations, tol=0
+        )
+        assert mixture.fit(x).regularized_ == iterations
 
 
 # -- the interface

@@ -2,6 +2,7 @@ r"""Mixtures of binomial and Bernoulli components."""
 
 __all__ = ["BernoulliMixture", "BinomialMixture"]
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -62,7 +63,8 @@ class BinomialFamily(DiscreteFamily):
         (a, b), p = self.prior, components / self.trials
         # a prior that is flat says nothing, also where a logarithm is infinite
         yes, no = p.new_tensor(a - 1), p.new_tensor(b - 1)
-        return torch.xlogy(yes, p).sum() + torch.xlogy(no, 1 - p).sum()
+        constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+        return (torch.xlogy(yes, p) + torch.xlogy(no, 1 - p) + constant).sum()
 
     def draw(self, mean: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
         p = mean / self.trials

@@ -52,7 +52,9 @@ class GaussianMixture(Mixture):
     where a variance of its own has :math:`\text{InvGamma}(\nu / 2, \Psi / 2)`. The objective
     never decreases if ``reg_covar`` is zero, but where an empty component begins anew: at a datum
     that is explained worst; ``reseeded_`` holds the iterations. Singular covariances are raised
-    to what can be inverted; ``regularized_`` counts those of the result.
+    to what can be inverted, at which it may decrease, too; ``regularized_`` counts them over all
+    iterations. The objective, ``lower_bound_``, is the log likelihood and the log density of the
+    prior, in units of the data and with its constants, over :math:`N`.
 
     Unlike scikit-learn's, starts at data (``"k-means++"``, ``"random_from_data"``) have the
     data's variances, and all parameters are in double precision.
@@ -202,6 +204,7 @@ class GaussianMixture(Mixture):
             self.mean_precision_prior or 0.0,
             self._degrees(D),
             scatter,
+            coordinates.scale,
         )
 
     def _degrees(self, features: int) -> float | None:
@@ -272,7 +275,7 @@ class GaussianMixture(Mixture):
         found = Survey(0, 0.0, mean.to(device), variance.to(device), mean.to(device))
         coordinates = Coordinates.of(found.mean, found.variance, dtype, form.common_scale)
         zeros = torch.zeros_like(found.mean)
-        prior = GaussianPrior(form, zeros, 0.0, None, zeros.new_zeros(()))
+        prior = GaussianPrior(form, zeros, 0.0, None, zeros.new_zeros(()), coordinates.scale)
         family = GaussianFamily(form, coordinates, found.variance, zeros, prior, self.allow_missing)
         return family, self._read(family, device)
 

@@ -44,7 +44,9 @@ class PoissonFamily(DiscreteFamily):
 
     def log_prior(self, components: Tensor) -> Tensor:
         a, b = self.prior
-        return torch.xlogy(components.new_tensor(a - 1), components).sum() - b * components.sum()
+        constant = a * math.log(b) - math.lgamma(a) if b > 0 else 0.0  # none if it is improper
+        logs = torch.xlogy(components.new_tensor(a - 1), components)
+        return (logs - b * components + constant).sum()
 
     def draw(self, mean: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
         return random.poisson(mean, (count, len(mean))).astype(np.float64)
