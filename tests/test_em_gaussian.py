@@ -499,6 +499,36 @@ ERRORS: dict[str, tuple[dict[str, Any], Any, dict[str, Any], type[Exception], st
     "batch": ({}, [X, X[:, :1]], {}, ValueError, r"batches with shape \(B, 2\), got \(10, 1\)"),
     "nothing": ({}, X, {"sample_weight": np.zeros(10)}, ValueError, "at least one non-zero"),
     "batched": ({}, [X], {"sample_weight": np.ones(10)}, ValueError, "no sample_weight with"),
+    "table": ({}, "mine.csv", {}, ValueError, "the name of a .npy file, got mine.csv: read it"),
+    "mean alone": ({"mean_prior": [0, 0]}, X, {}, ValueError, "expected mean_precision_prior"),
+    "infinite": (
+        {"degrees_of_freedom_prior": np.inf},
+        X,
+        {},
+        ValueError,
+        "degrees_of_freedom_prior to be finite, got inf",
+    ),
+    "no square": (
+        {"covariance_prior": -np.eye(2)},
+        X,
+        {},
+        ValueError,
+        "covariance_prior to be positive semi-definite and symmetric, got",
+    ),
+    "asymmetric": (
+        {"covariance_prior": [[2, 1], [0, 2]]},
+        X,
+        {},
+        ValueError,
+        "semi-definite and symmetric, got",
+    ),
+    "negative": (
+        {"covariance_prior": [1, -1], "covariance_type": "diag"},
+        X,
+        {},
+        ValueError,
+        r"covariance_prior to be positive, got \[1.0, -1.0\]",
+    ),
     "device": ({"device": "abacus"}, X, {}, ValueError, "expected a device that is here"),
 }
 

@@ -167,7 +167,7 @@ class DiscreteMixture(Mixture):
         if wrong.any():
             raise ValueError(
                 f"expected {words}, got {x[wrong][0].item():g}: convert the data, or take "
-                "GaussianMixture"
+                "Gaussian components"
             )
 
     def _family(self, found: Survey, rows: Rows) -> DiscreteFamily:

@@ -168,6 +168,11 @@ class GaussianMixture(Mixture):
         check_number("reg_covar", self.reg_covar, 0)
         check_number("mean_precision_prior", self.mean_precision_prior, 0, above=True)
         check_number("degrees_of_freedom_prior", self.degrees_of_freedom_prior, 0, above=True)
+        if self.mean_prior is not None and self.mean_precision_prior is None:
+            raise ValueError(
+                "expected mean_precision_prior, how many data the prior of a mean counts, beside "
+                "mean_prior, got None"
+            )
 
     def _check_block(self, x: Tensor) -> None:
         check_finite(x, self.allow_missing)
@@ -193,7 +198,9 @@ class GaussianMixture(Mixture):
         shape = single if self.covariance_type == "tied" else single[1:]
         scatter = found.mean.new_zeros(shape)
         if self.covariance_prior is not None:
-            scatter = torch.from_numpy(given("covariance_prior", self.covariance_prior, shape))
+            scatter = torch.from_numpy(
+                _scatter(given("covariance_prior", self.covariance_prior, shape))
+            )
             scatter = self._form.scaled(scatter.to(device), coordinates.scale)
         elif self.degrees_of_freedom_prior is not None:
             scatter = self._form.diagonal(found.variance * coordinates.scale.square(), 1)
@@ -305,6 +312,18 @@ class GaussianMixture(Mixture):
     def _n_parameters(self) -> int:
         K, D = self.means_.shape
         return self._form.parameters(K, D) + K * D + K - 1
+
+
+def _scatter(given: np.ndarray) -> np.ndarray:
+    r"""The prior's squares, if they can be any."""
+    matrix = given.ndim == 2
+    least = np.linalg.eigvalsh(given).min() if matrix else given.min()
+    if least < -1e-12 * np.abs(given).max() or (matrix and not np.allclose(given, given.T)):
+        raise ValueError(
+            "expected covariance_prior to be positive"
+            f"{' semi-definite and symmetric' if matrix else ''}, got {given.tolist()}"
+        )
+    return given
 
 
 def _array(x: Tensor) -> np.ndarray:
