@@ -136,6 +136,15 @@ def test_the_objective_is_the_log_posterior(name: str) -> None:
     assert mixture.fit(x).lower_bound_ * len(x) == pytest.approx(total, rel=1e-12)
 
 
+def test_few_data_of_large_counts_have_the_density_of_many() -> None:
+    r"""Logarithms of factorials are looked up for many data, and computed for few."""
+    many = random_data(40, N=100)
+    for mixture in (BinomialMixture(2, n_trials=40), PoissonMixture(2)):
+        found = mixture.set_params(random_state=0).fit(many).score_samples(many)
+        few = np.concatenate([mixture.score_samples(row[None]) for row in many])
+        np.testing.assert_allclose(found, few, rtol=1e-13)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_flat_priors_add_nothing(name: str) -> None:
     mixture, parameter, density, x = fresh(name)

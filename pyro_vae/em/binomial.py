@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.counts import check_counts
-from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear
+from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear, each_count
 from pyro_vae.em.initialization import Initialization
 from pyro_vae.em.mixture import check_pair
 
@@ -49,8 +49,9 @@ class BinomialFamily(DiscreteFamily):
     def base(self, x: Tensor) -> Tensor | None:
         if self.trials == 1:
             return None
-        x, n = x.double(), torch.tensor(float(self.trials), dtype=torch.float64, device=x.device)
-        ways = (n + 1).lgamma() - (x + 1).lgamma() - (n - x + 1).lgamma()
+        n = self.trials
+        orders = math.lgamma(n + 1)
+        ways = each_count(lambda x: orders - (x + 1).lgamma() - (n - x + 1).lgamma(), x, n)
         return ways.sum(1)
 
     def posterior(self, counts: Tensor, sums: Tensor) -> Tensor:
