@@ -360,6 +360,33 @@ def test_other_units_change_the_objective_by_the_jacobian(
     assert found[0] - found[1] == pytest.approx(jacobian, rel=1e-10)
 
 
+@pytest.mark.parametrize("form", ["full", "diag", "spherical"])
+def test_components_may_become_narrow_at_once(form: str) -> None:
+    r"""Broad starts at clusters 1e-4 wide: differences of squares would leave nothing in float32.
+
+    Data are numbers of float32, so that both types see the same; a variance of 100 data, each
+    rounded to 1e-7 beside 1e-4 once more, is good to 1e-3.
+    """
+    random = np.random.RandomState(0)
+    means = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    x = (np.repeat(means, 100, 0) + 1e-4 * random.randn(300, 2)).astype(np.float32)
+    wide = {"full": np.array([50 * np.eye(2)] * 3), "diag": np.full((3, 2), 50.0)}
+    found = []
+    for y in (x, x.astype(np.float64)):
+        mixture = GaussianMixture(
+            3,
+            covariance_type=form,  # type: ignore[arg-type]
+            reg_covar=0,
+            means_init=means,
+            precisions_init=wide.get(form, np.full(3, 50.0)),
+            max_iter=1,
+            init_params="random_from_data",
+        )
+        found.append(mixture.fit(y).covariances_)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3 * found[1].max())
+    assert found[1].max() < 1e-7
+
+
 def test_covariances_that_are_raised_are_counted_in_every_iteration() -> None:
     x = np.arange(12.0)[:, None] * [1, 2]  # on a line
     for iterations in (1, 4):
