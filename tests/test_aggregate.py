@@ -233,6 +233,7 @@ SHARED: dict[str, str] = {
     "nested_plates": OTHERS.format("w"),
     **dict.fromkeys(("global_latent", "subsampled"), OUTSIDE.format("mu")),
     "auto_multivariate_normal": OUTSIDE.format("rate"),
+    "finite_mixture": "latents inside the data plate 'data', .* got none",
     "auto_normal_mixture": OUTSIDE.format("means"),
     "auto_normal_infinite_mixture": OUTSIDE.format("concentration"),
     "no_plate": "expected a data plate",

@@ -57,6 +57,7 @@ BOUND_ONLY |= {"auto_normal_infinite_mixture"}
 
 # how many data and particles are computed at once, of seven and five; others take three and two
 SIZES = dict.fromkeys(("no_plate", "auto_normal", "auto_multivariate_normal", "auto_delta"), (7, 2))
+SIZES["finite_mixture"] = (3, 5)  # nothing is drawn: one particle says all
 # what is drawn and never used is not drawn in a graph: then the next call has other noise
 SIZES["partly_observed"] = (7, 5)
 

@@ -39,6 +39,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save("real.npy", 100 + 50 * x)
     np.save("holes.npy", np.where(random.rand(90, 3) < 0.2, np.nan, x))
     np.save("counts.npy", random.poisson(4, (90, 3)))
+    np.savetxt(
+        "counts.csv", np.load("counts.npy"), "%d", delimiter=",", header="a,b,c", comments=""
+    )
 
 
 def files(folder: str | Path = ".") -> dict[str, bytes]:
@@ -122,6 +125,7 @@ def test_other_commands_take_its_folder(capsys: pytest.CaptureFixture[str]) -> N
         ("--data real.npy --covariance-type spherical", FiniteMixture, "NormalPredictedScale"),
         ("--data holes.npy --allow-missing", FiniteMixture, "Masked"),
         ("--data counts.npy", FiniteMixture, "Poisson"),
+        ("--data counts.csv --data.standardize false", FiniteMixture, "Poisson"),
         ("--data counts.npy --family binomial", FiniteMixture, "Binomial"),
         ("--data counts.npy --family binomial --n-trials 40", FiniteMixture, "Binomial"),
         ("--data counts.npy --family categorical", FiniteMixture, "Categorical"),
@@ -171,6 +175,10 @@ MISUSE: dict[str, tuple[str, str]] = {
     "family": ("--family gausian", "--family: expected auto, gaussian, bernoulli, binomial"),
     "reals for bits": ("--data real.npy --family bernoulli", "expected 0s and 1s, got"),
     "reals for counts": ("--data real.npy --family poisson", "expected counts"),
+    "standardised counts": (
+        "--data counts.csv --family poisson",
+        "for the family poisson, got standardised ones: say --data.standardize false",
+    ),
     "too many for trials": (
         "--data counts.npy --family binomial --n-trials 3",
         "expected whole numbers from 0 to n_trials=3",

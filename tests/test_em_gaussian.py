@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.stats import gamma, invwishart, multivariate_normal
+from scipy.stats import dirichlet, gamma, invwishart, multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Theirs
 from sklearn.utils.estimator_checks import check_estimator
@@ -293,37 +293,107 @@ def test_the_m_step_under_a_prior_is_the_brute_force_maximum(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", TYPES)
-def test_the_penalised_objective_is_the_log_posterior_but_for_a_constant(form: str) -> None:
-    r"""Between two starts, likelihood and prior change by what scipy says."""
+def test_the_penalised_objective_is_the_log_posterior(form: str) -> None:
     D, K = 2, 2
     x, means = clusters(K=K, D=D)
     scatter: Any = {"diag": np.full(D, 1.3), "spherical": 1.3}.get(form, np.eye(D) + 0.3)
-    ours, exact = [], []
-    for seed in (0, 1):
-        options = start(form, means + seed, seed)
+    options = start(form, means, 0)
+    mixture = GaussianMixture(
+        K,
+        max_iter=1,
+        weight_concentration_prior=1.8,
+        mean_prior=np.arange(D) / 2,
+        mean_precision_prior=0.7,
+        degrees_of_freedom_prior=D + 2.5,
+        covariance_prior=scatter,
+        **options,
+    ).fit(x)
+    theirs = Theirs(K, max_iter=1, **options).fit(x)
+    precisions = options["precisions_init"]
+    invert = np.linalg.inv if form in ("full", "tied") else np.reciprocal
+    covariances = invert(precisions)
+    each = [covariances] * K if form == "tied" else covariances
+    total = theirs.lower_bound_ * len(x) + dirichlet([1.8] * K).logpdf(options["weights_init"])
+    total += sum(log_prior(form, m, c, D) for m, c in zip(means, each, strict=True))
+    if form == "tied":
+        total += invwishart(D + 2.5, scatter).logpdf(covariances)
+
+    assert mixture.lower_bound_ * len(x) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize("degrees", [None, 1.0, 6.0])
+@pytest.mark.parametrize("strength", [None, 0.7])
+@pytest.mark.parametrize("form", TYPES)
+def test_other_units_change_the_objective_by_the_jacobian(
+    form: str, strength: float | None, degrees: float | None
+) -> None:
+    r"""That of data and parameters which have priors, proper or not (one degree of freedom)."""
+    D, K, N = 3, 2, 60
+    x = clusters(K=K, D=D)[0][:N]
+    units = np.full(D, 1e3) if form == "spherical" else np.array([1e3, 0.2, 7.0])
+    found = []
+    for y in (x, x * units):
         mixture = GaussianMixture(
             K,
-            max_iter=1,
-            weight_concentration_prior=1.8,
-            mean_prior=np.arange(D) / 2,
-            mean_precision_prior=0.7,
-            degrees_of_freedom_prior=D + 2.5,
-            covariance_prior=scatter,
-            **options,
-        ).fit(x)
-        theirs = Theirs(K, max_iter=1, **options).fit(x)
-        precisions = options["precisions_init"]
-        invert = np.linalg.inv if form in ("full", "tied") else np.reciprocal
-        covariances = invert(precisions)
-        each = [covariances] * K if form == "tied" else covariances
-        total = theirs.lower_bound_ * len(x) + 0.8 * np.log(options["weights_init"]).sum()
-        total += sum(log_prior(form, m, c, D) for m, c in zip(means + seed, each, strict=True))
-        if form == "tied":
-            total += invwishart(D + 2.5, scatter).logpdf(covariances)
-        ours.append(mixture.lower_bound_ * len(x))
-        exact.append(total)
+            covariance_type=form,  # type: ignore[arg-type]
+            reg_covar=0,
+            means_init=y[:K],
+            mean_precision_prior=strength,
+            degrees_of_freedom_prior=degrees,
+            max_iter=5,
+            tol=0,
+            random_state=0,
+            init_params="random_from_data",
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found.append(mixture.fit(y).lower_bound_ * N)
+    log = np.log(units)
+    jacobian = N * log.sum() + (K * log.sum() if strength else 0)
+    if degrees:
+        jacobian += {
+            "full": K * (D + 1) * log.sum(),
+            "tied": (D + 1) * log.sum(),
+            "diag": K * 2 * log.sum(),
+            "spherical": K * 2 * log[0],
+        }[form]
+    assert found[0] - found[1] == pytest.approx(jacobian, rel=1e-10)
 
-    assert ours[1] - ours[0] == pytest.approx(exact[1] - exact[0], rel=1e-10)
+
+@pytest.mark.parametrize("form", ["full", "diag", "spherical"])
+def test_components_may_become_narrow_at_once(form: str) -> None:
+    r"""Broad starts at clusters 1e-4 wide: differences of squares would leave nothing in float32.
+
+    Data are numbers of float32, so that both types see the same; a variance of 100 data, each
+    rounded to 1e-7 beside 1e-4 once more, is good to 1e-3.
+    """
+    random = np.random.RandomState(0)
+    means = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    x = (np.repeat(means, 100, 0) + 1e-4 * random.randn(300, 2)).astype(np.float32)
+    wide = {"full": np.array([50 * np.eye(2)] * 3), "diag": np.full((3, 2), 50.0)}
+    found = []
+    for y in (x, x.astype(np.float64)):
+        mixture = GaussianMixture(
+            3,
+            covariance_type=form,  # type: ignore[arg-type]
+            reg_covar=0,
+            means_init=means,
+            precisions_init=wide.get(form, np.full(3, 50.0)),
+            max_iter=1,
+            init_params="random_from_data",
+        )
+        found.append(mixture.fit(y).covariances_)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3 * found[1].max())
+    assert found[1].max() < 1e-7
+
+
+def test_covariances_that_are_raised_are_counted_in_every_iteration() -> None:
+    x = np.arange(12.0)[:, None] * [1, 2]  # on a line
+    for iterations in (1, 4):
+        mixture = GaussianMixture(
+            reg_covar=0, init_params="random_from_data", max_iter=iterations, tol=0
+        )
+        assert mixture.fit(x).regularized_ == iterations
 
 
 # -- the interface
@@ -456,6 +526,36 @@ ERRORS: dict[str, tuple[dict[str, Any], Any, dict[str, Any], type[Exception], st
     "batch": ({}, [X, X[:, :1]], {}, ValueError, r"batches with shape \(B, 2\), got \(10, 1\)"),
     "nothing": ({}, X, {"sample_weight": np.zeros(10)}, ValueError, "at least one non-zero"),
     "batched": ({}, [X], {"sample_weight": np.ones(10)}, ValueError, "no sample_weight with"),
+    "table": ({}, "mine.csv", {}, ValueError, "the name of a .npy file, got mine.csv: read it"),
+    "mean alone": ({"mean_prior": [0, 0]}, X, {}, ValueError, "expected mean_precision_prior"),
+    "infinite": (
+        {"degrees_of_freedom_prior": np.inf},
+        X,
+        {},
+        ValueError,
+        "degrees_of_freedom_prior to be finite, got inf",
+    ),
+    "no square": (
+        {"covariance_prior": -np.eye(2)},
+        X,
+        {},
+        ValueError,
+        "covariance_prior to be positive semi-definite and symmetric, got",
+    ),
+    "asymmetric": (
+        {"covariance_prior": [[2, 1], [0, 2]]},
+        X,
+        {},
+        ValueError,
+        "semi-definite and symmetric, got",
+    ),
+    "negative": (
+        {"covariance_prior": [1, -1], "covariance_type": "diag"},
+        X,
+        {},
+        ValueError,
+        r"covariance_prior to be positive, got \[1.0, -1.0\]",
+    ),
     "device": ({"device": "abacus"}, X, {}, ValueError, "expected a device that is here"),
 }
 

@@ -262,6 +262,7 @@ MOVABLE = [
         "auto_normal",
         "auto_multivariate_normal",
         "auto_delta",
+        "finite_mixture",
         "auto_normal_mixture",
         "auto_normal_infinite_mixture",
         "no_plate",

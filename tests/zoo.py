@@ -16,7 +16,7 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
-from pyro_vae.guides import AmortizedMultivariateNormal, AmortizedNormal
+from pyro_vae.guides import AmortizedMultivariateNormal, AmortizedNormal, Empty
 from pyro_vae.likelihoods import (
     Binomial,
     Categorical,
@@ -25,7 +25,13 @@ from pyro_vae.likelihoods import (
     NormalLearnedScale,
     NormalPredictedScale,
 )
-from pyro_vae.models import VAE, BayesianGaussianMixture, DirichletProcessMixture, MixtureVAE
+from pyro_vae.models import (
+    VAE,
+    BayesianGaussianMixture,
+    DirichletProcessMixture,
+    FiniteMixture,
+    MixtureVAE,
+)
 from pyro_vae.models.components import BernoulliComponents
 from pyro_vae.nn import conv_decoder, conv_encoder, masked_mlp, mlp, positive
 
@@ -226,6 +232,10 @@ def auto_normal_mixture() -> Pair:
 def auto_normal_infinite_mixture() -> Pair:
     model = DirichletProcessMixture(BernoulliComponents(F), n_components=4)
     return model, AutoNormal(poutine.block(model, hide=["component"])), (binary(N, F),)
+
+
+def finite_mixture() -> Pair:
+    return FiniteMixture((F,), 3), Empty(), (binary(N, F),)
 
 
 def mixture_vae() -> Pair:
@@ -429,6 +439,7 @@ ZOO: dict[str, Callable[[], Pair]] = {
         mixture,
         auto_normal_mixture,
         auto_normal_infinite_mixture,
+        finite_mixture,
         mixture_vae,
         nested_plates,
         masked_and_scaled,
@@ -443,4 +454,10 @@ ZOO: dict[str, Callable[[], Pair]] = {
 }
 
 # those that sum sites out, which of Pyro's objectives TraceEnum_ELBO does
-ENUMERATED = ("mixture", "mixture_vae", "auto_normal_mixture", "auto_normal_infinite_mixture")
+ENUMERATED = (
+    "mixture",
+    "finite_mixture",
+    "mixture_vae",
+    "auto_normal_mixture",
+    "auto_normal_infinite_mixture",
+)

@@ -73,6 +73,11 @@ def likelihood_of(options: Options, data: Data) -> tuple[Likelihood, str]:
             "expected features that are independent given the component where entries may be "
             f"missing, got --covariance-type {options['covariance_type']}: take diag or spherical"
         )
+    if family != "gaussian" and data.standardization is not None:
+        raise ValueError(
+            f"expected data as they are for the family {family}, got standardised ones: say "
+            "--data.standardize false, or take --family gaussian"
+        )
     most = max(1, int(data.value_range[1]))
     trials = natural.total_count if isinstance(natural, Binomial) else most
     levels = natural.levels if isinstance(natural, Categorical) else most + 1

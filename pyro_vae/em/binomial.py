@@ -2,6 +2,7 @@ r"""Mixtures of binomial and Bernoulli components."""
 
 __all__ = ["BernoulliMixture", "BinomialMixture"]
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.counts import check_counts
-from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear
+from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear, each_count
 from pyro_vae.em.initialization import Initialization
 from pyro_vae.em.mixture import check_pair
 
@@ -48,8 +49,9 @@ class BinomialFamily(DiscreteFamily):
     def base(self, x: Tensor) -> Tensor | None:
         if self.trials == 1:
             return None
-        x, n = x.double(), torch.tensor(float(self.trials), dtype=torch.float64, device=x.device)
-        ways = (n + 1).lgamma() - (x + 1).lgamma() - (n - x + 1).lgamma()
+        n = self.trials
+        orders = math.lgamma(n + 1)
+        ways = each_count(lambda x: orders - (x + 1).lgamma() - (n - x + 1).lgamma(), x, n)
         return ways.sum(1)
 
     def posterior(self, counts: Tensor, sums: Tensor) -> Tensor:
@@ -62,7 +64,8 @@ class BinomialFamily(DiscreteFamily):
         (a, b), p = self.prior, components / self.trials
         # a prior that is flat says nothing, also where a logarithm is infinite
         yes, no = p.new_tensor(a - 1), p.new_tensor(b - 1)
-        return torch.xlogy(yes, p).sum() + torch.xlogy(no, 1 - p).sum()
+        constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+        return (torch.xlogy(yes, p) + torch.xlogy(no, 1 - p) + constant).sum()
 
     def draw(self, mean: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
         p = mean / self.trials

@@ -2,6 +2,7 @@ r"""Mixtures of categorical components."""
 
 __all__ = ["CategoricalMixture"]
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +49,11 @@ class CategoricalFamily(DiscreteFamily):
         return (sums + more) / mass.clamp(min=torch.finfo(sums.dtype).tiny)
 
     def log_prior(self, components: Tensor) -> Tensor:
-        return torch.xlogy(components.new_tensor(self.concentration - 1), components).sum()
+        a, C = self.concentration, self.categories
+        if a == 1:
+            return components.new_zeros(())
+        constant = math.lgamma(C * a) / C - math.lgamma(a)
+        return (torch.xlogy(components.new_tensor(a - 1), components) + constant).sum()
 
     def draw(self, mean: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
         limits = mean.reshape(-1, self.categories).cumsum(1)  # (D, C)

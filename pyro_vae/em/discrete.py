@@ -1,8 +1,9 @@
 r"""Families whose log density is linear in one statistic, whose mean is their parameter."""
 
-__all__ = ["DiscreteFamily", "DiscreteMixture", "Linear"]
+__all__ = ["DiscreteFamily", "DiscreteMixture", "Linear", "each_count"]
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -167,7 +168,7 @@ class DiscreteMixture(Mixture):
         if wrong.any():
             raise ValueError(
                 f"expected {words}, got {x[wrong][0].item():g}: convert the data, or take "
-                "GaussianMixture"
+                "Gaussian components"
             )
 
     def _family(self, found: Survey, rows: Rows) -> DiscreteFamily:
@@ -209,3 +210,17 @@ class DiscreteMixture(Mixture):
 
     def _n_parameters(self) -> int:
         return getattr(self, f"{self._parameter}_").size + self.n_components - 1
+
+
+def each_count(function: Callable[[Tensor], Tensor], x: Tensor, most: int) -> Tensor:
+    r"""A function of whole numbers, which is looked up where they are fewer than entries.
+
+    Arguments:
+        function: A function of each entry, in double precision.
+        x: Whole numbers from 0 on.
+        most: The largest that is possible.
+    """
+    if most >= x.numel():
+        return function(x.double())
+    table = function(torch.arange(most + 1, dtype=torch.float64, device=x.device))
+    return table.take(x.long())  # of the logarithm of a factorial, a tenth of the time

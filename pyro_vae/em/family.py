@@ -59,7 +59,10 @@ class Family(ABC, Generic[C]):
 
     @abstractmethod
     def log_prior(self, components: C) -> Tensor:
-        r"""The log density of the components under their prior, up to a constant."""
+        r"""The log density of the components under their prior, in units of the data.
+
+        A prior that is flat adds nothing.
+        """
 
     @abstractmethod
     def blank(self, number: int) -> C:

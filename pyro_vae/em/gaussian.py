@@ -52,7 +52,9 @@ class GaussianMixture(Mixture):
     where a variance of its own has :math:`\text{InvGamma}(\nu / 2, \Psi / 2)`. The objective
     never decreases if ``reg_covar`` is zero, but where an empty component begins anew: at a datum
     that is explained worst; ``reseeded_`` holds the iterations. Singular covariances are raised
-    to what can be inverted; ``regularized_`` counts those of the result.
+    to what can be inverted, at which it may decrease, too; ``regularized_`` counts them over all
+    iterations. The objective, ``lower_bound_``, is the log likelihood and the log density of the
+    prior, in units of the data and with its constants, over :math:`N`.
 
     Unlike scikit-learn's, starts at data (``"k-means++"``, ``"random_from_data"``) have the
     data's variances, and all parameters are in double precision.
@@ -166,6 +168,11 @@ class GaussianMixture(Mixture):
         check_number("reg_covar", self.reg_covar, 0)
         check_number("mean_precision_prior", self.mean_precision_prior, 0, above=True)
         check_number("degrees_of_freedom_prior", self.degrees_of_freedom_prior, 0, above=True)
+        if self.mean_prior is not None and self.mean_precision_prior is None:
+            raise ValueError(
+                "expected mean_precision_prior, how many data the prior of a mean counts, beside "
+                "mean_prior, got None"
+            )
 
     def _check_block(self, x: Tensor) -> None:
         check_finite(x, self.allow_missing)
@@ -191,7 +198,9 @@ class GaussianMixture(Mixture):
         shape = single if self.covariance_type == "tied" else single[1:]
         scatter = found.mean.new_zeros(shape)
         if self.covariance_prior is not None:
-            scatter = torch.from_numpy(given("covariance_prior", self.covariance_prior, shape))
+            scatter = torch.from_numpy(
+                _scatter(given("covariance_prior", self.covariance_prior, shape))
+            )
             scatter = self._form.scaled(scatter.to(device), coordinates.scale)
         elif self.degrees_of_freedom_prior is not None:
             scatter = self._form.diagonal(found.variance * coordinates.scale.square(), 1)
@@ -202,6 +211,7 @@ class GaussianMixture(Mixture):
             self.mean_precision_prior or 0.0,
             self._degrees(D),
             scatter,
+            coordinates.scale,
         )
 
     def _degrees(self, features: int) -> float | None:
@@ -272,7 +282,7 @@ class GaussianMixture(Mixture):
         found = Survey(0, 0.0, mean.to(device), variance.to(device), mean.to(device))
         coordinates = Coordinates.of(found.mean, found.variance, dtype, form.common_scale)
         zeros = torch.zeros_like(found.mean)
-        prior = GaussianPrior(form, zeros, 0.0, None, zeros.new_zeros(()))
+        prior = GaussianPrior(form, zeros, 0.0, None, zeros.new_zeros(()), coordinates.scale)
         family = GaussianFamily(form, coordinates, found.variance, zeros, prior, self.allow_missing)
         return family, self._read(family, device)
 
@@ -302,6 +312,18 @@ class GaussianMixture(Mixture):
     def _n_parameters(self) -> int:
         K, D = self.means_.shape
         return self._form.parameters(K, D) + K * D + K - 1
+
+
+def _scatter(given: np.ndarray) -> np.ndarray:
+    r"""The prior's squares, if they can be any."""
+    matrix = given.ndim == 2
+    least = np.linalg.eigvalsh(given).min() if matrix else given.min()
+    if least < -1e-12 * np.abs(given).max() or (matrix and not np.allclose(given, given.T)):
+        raise ValueError(
+            "expected covariance_prior to be positive"
+            f"{' semi-definite and symmetric' if matrix else ''}, got {given.tolist()}"
+        )
+    return given
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -24,7 +24,7 @@ class Gaussians(NamedTuple):
         means: With shape :math:`(K, D)`.
         covariances: With the shape of their form.
         factors: The factors of their inverses.
-        regularized: How many were singular, and were not left so.
+        regularized: How many were singular, and were not left so, in all M-steps so far.
     """
 
     means: Tensor
@@ -83,7 +83,8 @@ class GaussianFamily(Family[Gaussians]):
         apart = old + shift - means
         second = second + self.form.outer(counts[:, None] * apart, apart)
         covariances = self.prior.covariances(second, counts, means)
-        return self.make(means, covariances + self.form.diagonal(self.floor, len(means)))
+        made = self.make(means, covariances + self.form.diagonal(self.floor, len(means)))
+        return made._replace(regularized=components.regularized + made.regularized)
 
     def log_prior(self, components: Gaussians) -> Tensor:
         return self.prior.log_density(components.means, components.factors)
@@ -104,9 +105,9 @@ class GaussianFamily(Family[Gaussians]):
     def replaced(self, components: Gaussians, seeds: Gaussians, which: Tensor) -> Gaussians:
         means = components.means.clone()
         means[which] = seeds.means
-        return self.make(
-            means, self.form.replaced(components.covariances, seeds.covariances, which)
-        )
+        covariances = self.form.replaced(components.covariances, seeds.covariances, which)
+        made = self.make(means, covariances)
+        return made._replace(regularized=components.regularized + made.regularized)
 
     def expected(self, components: Gaussians, weights: Tensor) -> Sums:
         means, covariances = components.means, components.covariances

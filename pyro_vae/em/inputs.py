@@ -29,7 +29,7 @@ def as_rows(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = Fal
         ValueError: If they are no numbers with shape :math:`(N, D)`, or weights are not for them.
     """
     if isinstance(X, str | Path):
-        X = np.load(X, mmap_mode="r", allow_pickle=False)
+        X = _mapped(Path(X))
     if _is_batches(X):
         return _batches(estimator, X, sample_weight, reset)
     if isinstance(X, Tensor):
@@ -44,6 +44,16 @@ def as_rows(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = Fal
         stand_in = np.empty((len(x), 1))  # its length and type are looked at
         weights = _check_sample_weight(weight, stand_in, ensure_non_negative=True)
     return Table(x, weights, dtype_of(x), _device(estimator, x))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    if path.suffix != ".npy":
+        raise ValueError(
+            f"expected the name of a .npy file, got {path}: read it, as pyro_vae.data.load does, "
+            "and give the array"
+        )
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _batches(estimator: Any, X: Iterable[Any], sample_weight: Any, reset: bool) -> Rows:

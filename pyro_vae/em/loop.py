@@ -2,6 +2,7 @@ r"""The iterations of EM, whatever the family."""
 
 __all__ = ["Fitted", "Mixed", "iterate", "mixed"]
 
+import math
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -62,6 +63,9 @@ def iterate(
         \frac{1}{N} \left[ \sum_{n=1}^N \log \sum_{k=1}^K \pi_k \, p(x_n \mid \theta_k)
             + \log p(\pi) + \log p(\theta) \right]
 
+    Priors are densities in units of the data, with their constants; those that are flat add
+    nothing.
+
     Arguments:
         family: The family of the components.
         start: Where it begins.
@@ -108,7 +112,9 @@ def _objective(
 ) -> float:
     total = found.log_likelihood + family.log_prior(mixture.components)
     if concentration > 1:
+        K = len(mixture.weights)
         total = total + (concentration - 1) * mixture.weights.log().sum()
+        total = total + math.lgamma(K * concentration) - K * math.lgamma(concentration)
     return float(total / found.sums[0].sum())
 
 

@@ -317,6 +317,8 @@ def check_number(name: str, value: Any, least: float, above: bool = False) -> No
         return
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"expected {name} to be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"expected {name} to be finite, got {value}")
     if not (value > least if above else value >= least):
         raise ValueError(
             f"expected {name} {'above' if above else 'of at least'} {least}, got {value}"

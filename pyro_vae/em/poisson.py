@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear
+from pyro_vae.em.discrete import DiscreteFamily, DiscreteMixture, Linear, each_count
 from pyro_vae.em.initialization import Initialization
 from pyro_vae.em.mixture import check_pair
 
@@ -35,7 +35,7 @@ class PoissonFamily(DiscreteFamily):
         return Linear(slopes, -means.sum(1), never.double(), means.new_zeros(len(means)))
 
     def base(self, x: Tensor) -> Tensor | None:
-        return -(x.double() + 1).lgamma().sum(1)
+        return -each_count(lambda x: (x + 1).lgamma(), x, int(x.max())).sum(1)
 
     def posterior(self, counts: Tensor, sums: Tensor) -> Tensor:
         a, b = self.prior
@@ -44,7 +44,9 @@ class PoissonFamily(DiscreteFamily):
 
     def log_prior(self, components: Tensor) -> Tensor:
         a, b = self.prior
-        return torch.xlogy(components.new_tensor(a - 1), components).sum() - b * components.sum()
+        constant = a * math.log(b) - math.lgamma(a) if b > 0 else 0.0  # none if it is improper
+        logs = torch.xlogy(components.new_tensor(a - 1), components)
+        return (logs - b * components + constant).sum()
 
     def draw(self, mean: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
         return random.poisson(mean, (count, len(mean))).astype(np.float64)

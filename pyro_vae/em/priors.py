@@ -2,6 +2,8 @@ r"""Conjugate priors of Gaussian components."""
 
 __all__ = ["GaussianPrior"]
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ class GaussianPrior:
         strength: The :math:`\kappa`; zero is no prior of the means.
         degrees: The :math:`\nu`; ``None`` is no prior of the covariances.
         scatter: The :math:`\Psi`, with the shape of a single covariance.
+        scale: By what features are multiplied in these coordinates, with shape :math:`(D)`.
     """
 
     def __init__(
@@ -33,9 +36,10 @@ class GaussianPrior:
         strength: float,
         degrees: float | None,
         scatter: Tensor,
+        scale: Tensor,
     ) -> None:
         self.form, self.mean, self.strength = form, mean, strength
-        self.degrees, self.scatter = degrees, scatter
+        self.degrees, self.scatter, self.scale = degrees, scatter, scale
 
     def means(self, sums: Tensor, counts: Tensor) -> Tensor:
         r"""The most probable means, for data with those sums about the origin."""
@@ -51,13 +55,45 @@ class GaussianPrior:
         return squares / (mass + self._more(means)).clamp(min=_TINY)
 
     def log_density(self, means: Tensor, factors: Tensor) -> Tensor:
-        r"""The log density of all components, but for its constant."""
+        r"""The log density of all components in units of the data.
+
+        Of a prior that is improper what cannot be normalised is left out: for matrices and
+        :math:`\nu \leq D - 1` the multivariate gamma function, where :math:`\Psi` is singular its
+        determinant.
+        """
         if self.strength == 0 and self.degrees is None:
             return means.new_zeros(())
         apart = means - self.mean
         squares = self.form.outer(self.strength * apart, apart) + self.scatter
         power = self._more(means) * self.form.log_factors(factors)
-        return power - 0.5 * (squares * self.form.precisions(factors)).sum()
+        density = power - 0.5 * (squares * self.form.precisions(factors)).sum()
+        return density + self._log_normal(means) + self._log_wishart(means)
+
+    def _log_normal(self, means: Tensor) -> Tensor:
+        r"""What the normals' densities have besides precisions and squares."""
+        if self.strength == 0:
+            return means.new_zeros(())
+        constant = 0.5 * math.log(self.strength / (2 * math.pi))
+        return len(means) * (constant + self.scale.log()).sum()
+
+    def _log_wishart(self, means: Tensor) -> Tensor:
+        r"""What the densities of the covariances have besides precisions and squares."""
+        if self.degrees is None:
+            return means.new_zeros(())
+        K, D = means.shape
+        p, _ = self.form.dimensions(K, D)
+        matrices = math.prod(self.form.shape(K, D)) // p**2
+        # of symmetric matrices, of which each entry is in the units of two features
+        units = matrices * p / D * (p + 1) * self.scale.log().sum()
+        constant = 0.5 * self.degrees * (self._log_scatter() - p * math.log(2))
+        if self.degrees > p - 1:
+            constant = constant - torch.tensor(self.degrees / 2).double().mvlgamma(p)
+        return matrices * constant + units
+
+    def _log_scatter(self) -> Tensor:
+        r"""The log determinant of a single matrix, on average; zero if it has none."""
+        log = self.scatter.logdet() if self.scatter.ndim == 2 else self.scatter.log().mean()
+        return torch.where(log.isfinite(), log, 0.0)
 
     def _more(self, means: Tensor) -> float:
         r"""By how many squares the prior is worth more than the data of a matrix."""

@@ -47,9 +47,10 @@ def local_sites(draw: Draw, purpose: str) -> dict[str, Site]:
     own = {n: s for n, s in sites.items() if not s["infer"].get("is_auxiliary")}
     local = {name: site for name, site in own.items() if not draw.is_shared(name)}
     if not local:
+        found = f"{sorted(own)} outside the data plate {plate!r}" if own else "none"
         raise ValueError(
-            f"expected a guide that draws latents of each datum, for {purpose}, got "
-            f"{sorted(own) or 'none'} outside the data plate {plate!r}: ask for other metrics"
+            f"expected a guide that draws latents of each datum, for {purpose}, got {found}: ask "
+            "for other metrics"
         )
     return local
 

@@ -243,9 +243,10 @@ def _local(draw: Draw) -> dict[str, tuple[Site, Site]]:
     q, p = latent_sites(draw.guide_trace), latent_sites(draw.model_trace)
     found = {n: (q[n], p[n]) for n in q if n in p and plate in plate_dims(q[n])}
     if not found:
+        found_there = f"{sorted(q)} outside" if q else "none"
         raise ValueError(
             f"expected latents inside the data plate {plate!r}, of which there is an aggregate "
-            f"posterior, got {sorted(q)} outside: use ELBO()"
+            f"posterior, got {found_there}: use ELBO()"
         )
     if wrong := sorted(set(found) & draw.layout.conditional):
         raise ValueError(
