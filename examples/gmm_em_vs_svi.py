@@ -1,6 +1,6 @@
 r"""A mixture of Gaussians, fitted by EM, by gradients and by SVI, from one start.
 
-EM and a guide of points find one peak; draws of a mean-field guide lie p / 2N = 14 / 800 below it.
+EM and a guide of points find one peak; mean-field draws lie about p / 2N = 14 / 800 below it.
 """
 
 from time import perf_counter
