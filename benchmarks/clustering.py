@@ -1,4 +1,4 @@
-r"""Unsupervised clustering of MNIST, beside published figures.
+r"""Unsupervised clustering of MNIST.
 
     PYRO_VAE_DATA=../shared/data uv run benchmarks/clustering.py --threads 1
 
@@ -33,14 +33,6 @@ from pyro_vae.nn import mlp
 from pyro_vae.objectives import ELBO
 
 K = 10
-
-# Jiang et al. (2017), of all 70,000 images, with 784-500-500-2000-10; the README of their code
-# says 94.46 as well, the other figures are from memory
-PUBLISHED = {
-    "EM on pixels, Gaussian": "53.73",
-    "EM on latents": "72.94 (82.18 of an autoencoder)",
-    "MixtureVAE": "94.46 (VaDE), 300 epochs",
-}
 
 
 def on_pixels(data: Data, seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -126,13 +118,13 @@ def main() -> None:
                 seconds = time.perf_counter() - begin
                 print(f"seed {seed}, {name}: {accuracy:.2f} % ({seconds:.0f} s)", flush=True)
 
-    print("\n| test images in the right cluster, % | mean ± error | by seed | published |")
-    print("|---|---|---|---|")
+    print("\n| test images in the right cluster, % | mean ± error | by seed |")
+    print("|---|---|---|")
     for name, values in found.items():
         mean, spread = torch.tensor(values).mean(), torch.tensor(values).std()
         each = ", ".join(f"{value:.1f}" for value in values)
         error = spread / math.sqrt(len(values))
-        print(f"| {name} | {mean:.1f} ± {error:.1f} | {each} | {PUBLISHED.get(name, '–')} |")
+        print(f"| {name} | {mean:.1f} ± {error:.1f} | {each} |")
     print(
         f"\n{options.threads} threads, torch {torch.__version__}, Pyro {version('pyro-ppl')}, "
         f"Python {platform.python_version()}"

@@ -199,10 +199,14 @@ def test_generated_data_have_the_moments_of_the_mixture(component: int | None) -
             {"variances": torch.eye(D).expand(3, D, D)},
             r"variances with shape \(3, 2\), got \(3, 2, 2\): .*covariance_type='diag'",
         ),
-        ({"weights": [0.5, 0.5, 0.0]}, "weights that are finite and above 0, got"),
-        ({"variances": -torch.ones(3, 2)}, "variances that are finite and above 0, got"),
-        ({"means": torch.full((3, 2), torch.nan)}, "means that are finite and above -inf, got"),
-        ({"means": torch.full((3, 2), torch.inf)}, "means that are finite and above -inf, got"),
+        (
+            {"weights": [0.5, 0.5, 0.0]},
+            r"weights that are positive and finite, got [\s\S]*: fit a mixture without",
+        ),
+        ({"variances": -torch.ones(3, 2)}, "variances that are positive and finite, got"),
+        ({"variances": torch.full((3, 2), torch.inf)}, "variances that are positive and finite"),
+        ({"means": torch.full((3, 2), torch.nan)}, "means that are finite, got"),
+        ({"means": torch.full((3, 2), torch.inf)}, "means that are finite, got"),
     ],
 )
 def test_refused_mixtures(change: dict[str, Any], match: str) -> None:
