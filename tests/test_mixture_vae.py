@@ -15,12 +15,12 @@ from linear import VAR
 from linear import Linear as Standard
 from pyro import poutine
 from test_ppca import affine, inverse_positive
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae import evaluate, responsibilities
 from pyro_vae.em import GaussianMixture
 from pyro_vae.guides import AmortizedNormal
-from pyro_vae.likelihoods import Normal
+from pyro_vae.likelihoods import Normal, NormalPredictedScale
 from pyro_vae.models import MixtureVAE
 from pyro_vae.pair import Pair
 
@@ -165,6 +165,19 @@ def test_begins_at_a_fitted_mixture() -> None:
     draw = Pair(model, AmortizedNormal((F,), {"z": D})).draw((torch.ones(N, F),), {})
     expected = mixture.score_samples(draw.values["z"].detach())
     torch.testing.assert_close(draw.log_prior["z"][0].detach(), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_a_decoder_is_made_for_the_likelihood() -> None:
+    made = []
+
+    def maker(inputs: int, outputs: int, event_shape: torch.Size, parameters: int) -> nn.Module:
+        made.append((inputs, outputs, event_shape, parameters))
+        return nn.Linear(inputs, outputs)
+
+    model = MixtureVAE((2, F), D, K, NormalPredictedScale(), maker)
+    assert made == [(D, 2 * 2 * F, torch.Size([2, F]), 2)]
+    assert model(n=4).shape == (4, 2, F)
+    assert MixtureVAE((2, F), D, K, NormalPredictedScale())(n=4).shape == (4, 2, F)
 
 
 def test_components_begin_at_different_places() -> None:

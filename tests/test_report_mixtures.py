@@ -36,6 +36,8 @@ def test_data_have_the_colours_that_they_belong_to() -> None:
         points = panel.collections[-1]
         np.testing.assert_allclose(points.get_offsets(), X)
         np.testing.assert_allclose(points.get_facecolor()[:, :3], expected, atol=1e-6)
+    shades, scaled = (panel.collections[0] for panel in figure.axes)
+    np.testing.assert_allclose(shades.levels, scaled.levels)
 
 
 @pytest.mark.parametrize("form", ["full", "diag", "spherical"])
@@ -143,6 +145,7 @@ def test_data_stand_by_component_and_the_surest_first() -> None:
 def test_ticks_are_at_data_and_components(size: int, K: int) -> None:
     for labels in (None, np.zeros(size, int)):
         figure = responsibilities(np.eye(K)[np.zeros(size, int)], labels)
+        assert figure.axes[0].images[0].get_clim() == (0, 1)
         heat, data = figure.axes[0], figure.axes[labels is not None]
         for ticks in (heat.get_yticks(), data.get_xticks()):
             np.testing.assert_array_equal(ticks, np.round(ticks))
