@@ -69,8 +69,7 @@ def evidence(x: Tensor, K: int, temperatures: int, chains: int) -> tuple[float, 
 def by_prior(x: Tensor, K: int, draws: int) -> tuple[float, float]:
     r"""The log-evidence by averaging the likelihood over draws of the prior, and its error.
 
-    It is exact but for noise, and shares no code with annealing. Neal (1999) did so with 10^8
-    draws, in answer to Chib's -224.138 for three components: it is said to be -226.80.
+    It is exact but for noise, and shares no code with annealing.
     """
     x, parts = x.float(), []
     for _ in range(draws // BLOCK):

@@ -115,15 +115,15 @@ class MixtureVAE(PyroModule):
         Raises:
             ValueError: If one has another shape, is not finite, or, but for means, not positive.
         """
-        logits = _read("weights", weights, self.logits, least=0).log()
-        locs = _read("means", means, self.locs, least=-torch.inf)
-        log_scales = _read("variances", variances, self.log_scales, least=0).log() / 2
+        logits = _read("weights", weights, self.logits, positive=True).log()
+        locs = _read("means", means, self.locs)
+        log_scales = _read("variances", variances, self.log_scales, positive=True).log() / 2
         self.logits.copy_(logits)
         self.locs.copy_(locs)
         self.log_scales.copy_(log_scales)
 
 
-def _read(name: str, given: ArrayLike, target: Tensor, least: float) -> Tensor:
+def _read(name: str, given: ArrayLike, target: Tensor, positive: bool = False) -> Tensor:
     r"""A parameter that was given, as a tensor like the one that takes it."""
     tensor = torch.as_tensor(given).to(target)
     if tensor.shape != target.shape:
@@ -131,6 +131,10 @@ def _read(name: str, given: ArrayLike, target: Tensor, least: float) -> Tensor:
             f"expected {name} with shape {tuple(target.shape)}, got {tuple(tensor.shape)}: fit a "
             f"mixture with n_components={len(target)} and covariance_type='diag'"
         )
-    if not bool(((tensor > least) & tensor.isfinite()).all()):
-        raise ValueError(f"expected {name} that are finite and above {least}, got {tensor}")
+    if not bool(tensor.isfinite().all()) or (positive and not bool((tensor > 0).all())):
+        wanted = "positive and finite" if positive else "finite"
+        raise ValueError(
+            f"expected {name} that are {wanted}, got {tensor}: fit a mixture without empty "
+            "components or values that are missing"
+        )
     return tensor

@@ -29,7 +29,7 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
         check_remedies(run.stdout)
         assert (tmp_path / "posterior_collapse.png").exists()
     if path.stem == "how_many_clusters":
-        assert re.search(r"^four clusters +4: 0\.[2-9].*  4  ", run.stdout, re.MULTILINE)
+        assert re.search(r"^four clusters +4: 0\.[4-9].*  4  ", run.stdout, re.MULTILINE)
         assert (tmp_path / "four_clusters.png").exists()
     if path.stem == "gmm_em_vs_svi":
         check_mixtures(run.stdout)
@@ -52,20 +52,18 @@ def check_remedies(table: str) -> None:
 
 def check_mixtures(table: str) -> None:
     r"""EM and gradients find one peak; mean-field expects p / 2N less, of p = 14 and N = 400."""
-    rows = re.findall(
-        r"^(\S.*?) +(-[\d.]+) +(-[\d.]+) +(-[\d.]+) +[\d.]+ +\d+$", table, re.MULTILINE
-    )
+    rows = re.findall(r"^(\S.*?) +(-[\d.]+) +(-[\d.]+) +[\d.]+$", table, re.MULTILINE)
     found = {name: [float(figure) for figure in figures] for name, *figures in rows}
     assert len(found) == 3, table
     peak = found["EM"][0]
-    assert found["EM"] == [peak] * 3
-    assert found["gradients, points"] == pytest.approx([peak] * 3, abs=1e-4)
-    at_median, expected, bound = found["SVI, mean-field"]
-    assert peak - 0.01 < at_median <= peak
+    assert found["EM"] == [peak] * 2
+    assert found["gradients, points"] == pytest.approx([peak] * 2, abs=1e-4)
+    at_median, expected = found["SVI, mean-field"]
+    assert peak - 0.01 < at_median < peak
     assert peak - expected == pytest.approx(14 / 800, rel=0.3)
-    assert bound < expected
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
+    most = 80 if path.stem == "posterior_collapse" else 59
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= most

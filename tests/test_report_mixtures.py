@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from pyro_vae.em import GaussianMixture
 from pyro_vae.report import contours, responsibilities, save
-from pyro_vae.report.densities import MASSES, _levels
+from pyro_vae.report.densities import MASSES, _Gaussians, _levels
 from pyro_vae.report.figures import COLORS
 
 X = np.random.RandomState(0).randn(40, 2) * 2
@@ -35,6 +36,8 @@ def test_data_have_the_colours_that_they_belong_to() -> None:
         points = panel.collections[-1]
         np.testing.assert_allclose(points.get_offsets(), X)
         np.testing.assert_allclose(points.get_facecolor()[:, :3], expected, atol=1e-6)
+    shades, scaled = (panel.collections[0] for panel in figure.axes)
+    np.testing.assert_allclose(shades.levels, scaled.levels)
 
 
 @pytest.mark.parametrize("form", ["full", "diag", "spherical"])
@@ -66,19 +69,60 @@ def test_ellipses_are_at_two_standard_deviations(form: str) -> None:
     np.testing.assert_allclose(crosses, means)
 
 
-def test_shades_hold_the_masses_that_they_say() -> None:
-    r"""Of a standard normal with two features, density (1 - m) / 2 pi bounds the mass m."""
-    side = np.linspace(-6, 6, 400)
-    density = np.exp(-(side[:, None] ** 2 + side**2) / 2) / (2 * math.pi)
-    expected = [(1 - m) / (2 * math.pi) for m in MASSES]
-    found = _levels(density, density * (side[1] - side[0]) ** 2)
-    np.testing.assert_allclose(found, expected, rtol=0.02)
-    # of a window that holds half the mass, what lies outside cannot be shaded
-    assert len(_levels(density[:200], density[:200] * (side[1] - side[0]) ** 2)) == 1
+def standard(mean: float = 0.0, variance: float = 1.0) -> dict[str, Any]:
+    return {"one": (np.ones(1), np.full((1, 2), mean), np.full(1, variance))}
 
-    corners = np.array([[-6.0, -6.0], [6.0, 6.0]])
-    panel = contours(corners, {"one": (np.ones(1), np.zeros((1, 2)), np.ones(1))}).axes[0]
-    np.testing.assert_allclose(panel.collections[0].levels, expected, rtol=0.05)
+
+def levels_of(figure: Figure) -> np.ndarray:
+    return np.asarray(figure.axes[0].collections[1].levels)  # of the lines
+
+
+@pytest.mark.parametrize("reach", [6.0, 1.0])
+def test_shades_hold_the_masses_that_they_say(reach: float) -> None:
+    r"""Of a standard normal with two features, density (1 - m) / 2 pi bounds the mass m.
+
+    Where the window holds 0.55 of the mass alone, the levels that reach into it are the same.
+    """
+    corners = np.array([[-reach, -reach], [reach, reach]])
+    expected = [(1 - m) / (2 * math.pi) for m in MASSES]
+    figure = contours(corners, standard())
+    np.testing.assert_allclose(levels_of(figure), expected, rtol=1e-3)
+    shades = figure.axes[0].collections[0]
+    assert len(shades.levels) == len(MASSES) + 1
+    np.testing.assert_allclose(shades.levels[:-1], expected, rtol=1e-3)
+
+
+def test_shades_of_a_mixture_hold_the_masses_of_its_draws() -> None:
+    r"""Within 0.01, ten standard errors of 40,000 draws."""
+    weights, means, covariances = MIXTURE
+    random = np.random.RandomState(1)
+    c = random.choice(2, size=40_000, p=weights)
+    x = means[c] + np.einsum(
+        "nij,nj->ni", np.linalg.cholesky(covariances)[c], random.randn(len(c), 2)
+    )
+    mixture = _Gaussians(weights, means, covariances)
+    held = [(mixture.density(x) > level).mean() for level in _levels(mixture)]
+    np.testing.assert_allclose(held, MASSES, atol=0.01)
+
+
+@pytest.mark.parametrize("shown", range(len(MASSES) + 1))
+def test_what_lies_out_of_sight_has_no_shade(shown: int) -> None:
+    r"""The window ends between the circles that bound two masses, or shows none."""
+    within = [1.0, *MASSES, 0.0][shown : shown + 2]
+    radius = math.sqrt(-2 * math.log1p(-(within[1] + (min(within[0], 0.999) - within[1]) / 2)))
+    corner = np.full((1, 2), 1 + radius / math.sqrt(2))  # there is room of 1 around one datum
+    collections = contours(corner, standard()).axes[0].collections
+    assert len(collections) == (3 if shown else 1)
+    if shown:
+        assert len(collections[1].levels) == shown
+
+
+@pytest.mark.parametrize("variance", [1e-12, 1e12])
+def test_needles_and_plains_are_drawn(variance: float) -> None:
+    levels = [(1 - m) / (2 * math.pi * variance) for m in MASSES]
+    mixture = _Gaussians(np.ones(1), np.zeros((1, 2)), variance * np.eye(2)[None])
+    np.testing.assert_allclose(_levels(mixture), levels, rtol=1e-3)
+    assert contours(X, standard(variance=variance)).axes[0].patches
 
 
 def test_data_stand_by_component_and_the_surest_first() -> None:
@@ -94,6 +138,24 @@ def test_data_stand_by_component_and_the_surest_first() -> None:
     band = np.asarray(by_class.axes[1].images[0].get_array())[0]
     np.testing.assert_allclose(band, [to_rgb(COLORS[k]) for k in (0, 1, 0, 1, 1)])
     assert [text.get_text() for text in by_class.legends[0].get_texts()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 200])
+@pytest.mark.parametrize("K", [1, 40])
+def test_ticks_are_at_data_and_components(size: int, K: int) -> None:
+    for labels in (None, np.zeros(size, int)):
+        figure = responsibilities(np.eye(K)[np.zeros(size, int)], labels)
+        assert figure.axes[0].images[0].get_clim() == (0, 1)
+        heat, data = figure.axes[0], figure.axes[labels is not None]
+        for ticks in (heat.get_yticks(), data.get_xticks()):
+            np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
+def test_data_lie_over_ellipses_and_these_over_shades() -> None:
+    panel = contours(X, {"one": MIXTURE}).axes[0]
+    *shades, points = [collection.zorder for collection in panel.collections]
+    ellipses = [patch.zorder for patch in panel.patches]
+    assert max(shades) < min(ellipses) <= max(ellipses) < points < panel.lines[0].zorder
 
 
 def test_pictures_are_saved(tmp_path: Path) -> None:

@@ -48,6 +48,13 @@ def test_a_single_datum_is_drawn(tmp_path: object) -> None:
     assert save(figure, f"{tmp_path}/one.png").exists()
 
 
+@pytest.mark.parametrize("size", [1, 3, 200])
+def test_ticks_are_at_data(size: int) -> None:
+    panel = co_clustering(np.eye(size)).axes[0]
+    for ticks in (panel.get_xticks(), panel.get_yticks()):
+        np.testing.assert_array_equal(ticks, ticks.round())
+
+
 ERRORS: list[tuple[Callable[[], object], str]] = [
     (lambda: co_clustering(np.ones((2, 3))), r"shape \(N, N\), got \(2, 3\)"),
     (lambda: co_clustering(np.ones(4)), r"shape \(N, N\), got \(4,\)"),

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 MASSES = (0.99, 0.9, 0.75, 0.5, 0.25)  # of the regions of highest density
 SHADES = LinearSegmentedColormap.from_list("shades", ["#eef1f6", "#9fb0cc"])
 GRID = 240  # points in each direction
+RINGS, SPOKES = 100, 16  # of points that stand for a component
 DEVIATIONS = 2  # how far ellipses reach
 
 
@@ -36,6 +37,10 @@ class _Gaussians(NamedTuple):
         log_density = MultivariateNormal(means, covariances).log_prob(torch.from_numpy(x)[:, None])
         with np.errstate(divide="ignore"):  # a weight may be zero
             return np.log(self.weights) + log_density.numpy()
+
+    def density(self, x: Floats) -> Floats:
+        r"""The density of the mixture, with shape :math:`(N)`."""
+        return np.exp(self.log_joint(x)).sum(1)
 
 
 def contours(
@@ -120,21 +125,31 @@ def _window(points: Floats) -> tuple[Floats, Floats]:
 def _shade(panel: Axes, mixture: _Gaussians, low: Floats, high: Floats) -> None:
     sides = [np.linspace(low[d], high[d], GRID) for d in range(2)]
     grid = np.stack(np.meshgrid(*sides), -1)
-    density = np.exp(mixture.log_joint(grid.reshape(-1, 2))).sum(1).reshape(GRID, GRID)
-    cell = (sides[0][1] - sides[0][0]) * (sides[1][1] - sides[1][0])
-    levels = _levels(density, density * cell)
-    if levels:
-        shades = SHADES(np.linspace(0, 1, len(levels)))
-        panel.contourf(*sides, density, levels, colors=shades, extend="max", zorder=0)
-        panel.contour(*sides, density, levels, colors="white", linewidths=0.8, zorder=0.5)
+    density = mixture.density(grid.reshape(-1, 2)).reshape(GRID, GRID)
+    levels = _levels(mixture)
+    shades = SHADES(np.linspace(0, 1, len(levels)))
+    shown = levels < density.max()  # the rest lies out of sight
+    if shown.any():
+        bounds = [*levels[shown], 2 * density.max()]
+        panel.contourf(*sides, density, bounds, colors=shades[shown], zorder=0)
+        panel.contour(*sides, density, levels[shown], colors="white", linewidths=0.8, zorder=0.5)
 
 
-def _levels(density: Floats, mass: Floats) -> list[float]:
-    r"""The densities above which lie the masses, where the window holds so much."""
-    order = np.argsort(density, axis=None)[::-1]
-    held = np.cumsum(mass.ravel()[order])
-    places = [np.searchsorted(held, m) for m in MASSES if m < held[-1]]
-    return sorted({float(density.ravel()[order[place]]) for place in places})
+def _levels(mixture: _Gaussians) -> Floats:
+    r"""The densities above which lie the masses, ascending, wherever the mixture has them.
+
+    Each component is shared out among points of equal mass, on rings around its mean.
+    """
+    within = (np.arange(RINGS) + 0.5) / RINGS
+    angles = np.linspace(0, 2 * np.pi, SPOKES, endpoint=False)
+    ring = np.stack([np.cos(angles), np.sin(angles)], -1)
+    standard = (np.sqrt(-2 * np.log1p(-within))[:, None, None] * ring).reshape(-1, 2)
+    points = mixture.means[:, None] + standard @ np.linalg.cholesky(mixture.covariances).mT
+    density = mixture.density(points.reshape(-1, 2))
+    mass = np.repeat(mixture.weights / len(standard), len(standard))
+    order = np.argsort(-density)
+    held = np.cumsum(mass[order]) - mass[order] / 2
+    return np.unique(np.interp(MASSES, held, density[order]))
 
 
 def _points(panel: Axes, points: Floats, mixture: _Gaussians) -> None:
@@ -161,7 +176,7 @@ def _ellipses(panel: Axes, mixture: _Gaussians) -> None:
             fill=False,
             edgecolor=tuple(color),
             linewidth=1.8,
-            zorder=3,
+            zorder=1,
             path_effects=halo,
         )
         panel.add_patch(ellipse)

@@ -11,6 +11,7 @@ __all__ = [
     "palette",
     "panels",
     "save",
+    "whole_ticks",
 ]
 
 import os
@@ -21,8 +22,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -103,6 +106,11 @@ def panels(
         panel.set_axisbelow(True)
 
     return figure, axes
+
+
+def whole_ticks(axis: Axis) -> None:
+    r"""Lets an axis have ticks at whole numbers alone, such as those of data, however few."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.report.figures import COLORS, panels
+from pyro_vae.report.figures import COLORS, panels, whole_ticks
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -75,5 +74,5 @@ def draw(panel: Axes, rows: Rows, axis: str, names: Sequence[str]) -> None:
                     label=label,
                 )
     panel.set(xlabel=axis, ylabel="nats per datum")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole_ticks(panel.xaxis)
     panel.legend(frameon=False)

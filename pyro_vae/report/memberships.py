@@ -8,10 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pyro_vae.report.figures import Array, array, palette, panels
+from pyro_vae.report.figures import Array, array, palette, panels, whole_ticks
 from pyro_vae.report.projections import LEGEND, by_class
 
 NAMED = 30  # components beyond which not each one has a tick
@@ -72,6 +71,7 @@ def responsibilities(
     if band:
         axes[0, 0].tick_params(bottom=False)
         _band(figure, axes[1, 0], label[order], list(groups))
+    whole_ticks(axes[-1, 0].xaxis)
     axes[-1, 0].set_xlabel("data, by their most probable component")
     axes[0, 0].set_title(title)
     return figure
@@ -88,7 +88,7 @@ def _heat(figure: Figure, panel: Axes, r: NDArray[np.float64]) -> None:
     if r.shape[1] <= NAMED:
         panel.set_yticks(range(r.shape[1]))
     else:
-        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_ticks(panel.yaxis)
     figure.colorbar(image, ax=panel, label="probability", pad=0.015)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pyro_vae.report.figures import Array, array, panels
+from pyro_vae.report.figures import Array, array, panels, whole_ticks
 
 
 def co_clustering(together: Array, title: str = "How often two data are in one cluster") -> Figure:
@@ -41,6 +41,8 @@ def co_clustering(together: Array, title: str = "How often two data are in one c
     )
     panel.grid(False)
     panel.spines[:].set_visible(False)
+    for axis in (panel.xaxis, panel.yaxis):
+        whole_ticks(axis)
     panel.set(title=title, xlabel="datum, by cluster", ylabel="datum, by cluster")
     figure.colorbar(image, ax=panel, label="posterior probability", shrink=0.9)
     return figure
