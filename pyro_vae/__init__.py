@@ -40,8 +40,11 @@ _HOMES = {
 _MODULES = (
     "data",
     "distributions",
+    "em",
+    "gibbs",
     "guides",
     "likelihoods",
+    "mixtures",
     "models",
     "nn",
     "objectives",
