@@ -85,8 +85,8 @@ def fits(name: str, value: Array, x: Array) -> None:
         )
 
 
-def as_data(x: Any) -> Array:
-    r"""The data as an array.
+def as_data(x: Any, words: str = "data") -> Array:
+    r"""The data, or points that are called otherwise, as an array.
 
     Raises:
         ValueError: If they are not finite or of another shape than :math:`(N, D)`.
@@ -94,8 +94,10 @@ def as_data(x: Any) -> Array:
     data = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
     if data.ndim != 2 or min(data.shape) < 1:
         raise ValueError(
-            f"expected data with shape (N, D), got {data.shape}: single numbers are x[:, None]"
+            f"expected {words} with shape (N, D), got {data.shape}: single numbers are x[:, None]"
         )
     if bad := np.count_nonzero(~np.isfinite(data)):
-        raise ValueError(f"expected finite data, got {bad} of {data.size} values NaN or infinite")
+        raise ValueError(
+            f"expected finite {words}, got {bad} of {data.size} values NaN or infinite"
+        )
     return data
