@@ -12,6 +12,7 @@ __all__ = [
     "SemiconjugateGaussianComponents",
 ]
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -241,7 +242,7 @@ class FullGaussianComponents(_Family):
         concentration = torch.as_tensor(
             correlation_concentration_prior, dtype=torch.get_default_dtype()
         )
-        if concentration.shape or not concentration > 0:
+        if concentration.shape or not 0 < concentration < math.inf:
             raise ValueError(
                 "expected correlation_concentration_prior to be a positive number, got "
                 f"{correlation_concentration_prior!r}"

@@ -5,7 +5,7 @@ __all__ = ["BayesianGaussianMixture", "BayesianMixture"]
 import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Size, Tensor
 
 from pyro_vae.models.components import Components, GaussianComponents, Prior
 from pyro_vae.models.weights import DirichletWeights, Weights
@@ -35,6 +35,9 @@ class BayesianMixture(PyroModule):
         weights: What draws the weights of :math:`K` components, or knows them
             (:mod:`pyro_vae.models.weights`).
 
+    Raises:
+        TypeError: If they are something else.
+
     References:
         | Marginal Likelihood from the Gibbs Output (Chib, 1995)
         | https://doi.org/10.1080/01621459.1995.10476635
@@ -52,6 +55,16 @@ class BayesianMixture(PyroModule):
 
     def __init__(self, components: Components, weights: Weights) -> None:
         super().__init__()
+        if not isinstance(getattr(components, "event_shape", None), Size):
+            raise TypeError(
+                "expected components to be a family of pyro_vae.models.components, as "
+                f"GaussianComponents(features=2), got {components!r}"
+            )
+        if not hasattr(weights, "n_components"):
+            raise TypeError(
+                "expected weights of pyro_vae.models.weights, as DirichletWeights(3), got "
+                f"{weights!r}"
+            )
         self.components, self.weights = components, weights
 
     def forward(self, x: Tensor | None = None, n: int = 1) -> Tensor:

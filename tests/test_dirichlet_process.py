@@ -163,6 +163,7 @@ def test_new_data_are_as_probable_as_by_gibbs_sampling() -> None:
 ERRORS: list[tuple[Callable[[], object], str]] = [
     (lambda: StickBreakingWeights(0), "n_components of at least 1, got 0"),
     (lambda: StickBreakingWeights(3, (1.0, 0.0)), "concentration_prior to be two positive"),
+    (lambda: StickBreakingWeights(3, (1.0, math.inf)), "concentration_prior to be two positive"),
     (lambda: StickBreakingWeights(3, (1.0,)), "concentration_prior to be two positive"),  # type: ignore[arg-type]
 ]
 
