@@ -62,6 +62,11 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "probability_prior to be a positive number or two, got",
     ),
+    "matrix": (
+        lambda: BernoulliComponents(2, torch.ones(2, 2)),
+        ValueError,
+        "probability_prior to be a positive number or two, got",
+    ),
     "no rate": (lambda: PoissonComponents(2, (1.0, 0.0)), ValueError, "rate_prior to be positive"),
     "no trials": (lambda: BinomialComponents(2, 0), ValueError, "n_trials of at least 1, got 0"),
     "half a category": (
@@ -128,3 +133,10 @@ def test_mistakes_are_named(mistake: str) -> None:
     call, kind, message = MISTAKES[mistake]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_pairs_are_numbers_tensors_or_one_for_both() -> None:
+    expected = PoissonComponents(3, (2.0, 0.5)).rate_prior
+    assert expected.equal(torch.tensor([[2.0] * 3, [0.5] * 3]))
+    assert PoissonComponents(3, torch.tensor([2.0, 0.5])).rate_prior.equal(expected)
+    assert PoissonComponents(3, 2.0).rate_prior.equal(torch.full((2, 3), 2.0))
