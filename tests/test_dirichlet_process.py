@@ -10,6 +10,7 @@ import pyro
 import pytest
 import torch
 from enumerated import partitions
+from points import hidden
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
@@ -37,10 +38,6 @@ from pyro_vae.pair import Pair
 
 Prior = tuple[float, float, float, float]
 PRIOR: Prior = (0.3, 0.4, 3.0, 1.5)  # mean, its precision, degrees of freedom, scatter
-
-
-def hidden(model: Any) -> Any:
-    return poutine.block(model, hide=["component"])
 
 
 def values(K: int) -> dict[str, Tensor]:
