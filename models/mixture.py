@@ -117,8 +117,28 @@ class BayesianGaussianMixture(PyroModule):
 
     Example:
         >>> model = BayesianGaussianMixture(features=2, n_components=3)
-        >>> model(n=5).shape
-        torch.Size([5, 2])
+        >>> x = model(n=100)
+        >>> x.shape
+        torch.Size([100, 2])
+
+        A mean-field guide whose means begin at data; to whom new data belong, and their log
+        density, an average over the guide's draws of parameters.
+
+        >>> from math import log
+        >>> from pyro import poutine
+        >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+        >>> from pyro_vae import fit, responsibilities
+        >>> from pyro_vae.pair import Pair
+        >>> start = init_to_value(values={"means": x[:3].clone()})
+        >>> guide = AutoNormal(poutine.block(model, hide=["component"]), init_loc_fn=start)
+        >>> run = fit(model, guide, x, epochs=2, progress=False)
+        >>> new = model(n=5)
+        >>> responsibilities(model, guide, new).shape
+        torch.Size([5, 3])
+        >>> draw = Pair(model, guide).draw((new,), {}, particles=200)
+        >>> log_density = draw.log_likelihood.logsumexp(0) - log(200)
+        >>> log_density.shape
+        torch.Size([5])
     """
 
     def __init__(
