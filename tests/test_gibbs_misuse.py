@@ -49,7 +49,7 @@ ERRORS: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("psi", lambda: NormalInverseGamma(covariance_prior=-1), ValueError, "covariance_prior .* -1"),
     ("m", lambda: NormalInverseGamma(mean_prior=np.inf), ValueError, "mean_prior to be finite"),
     ("rank", lambda: NormalInverseGamma(np.eye(2)), ValueError, "at most 1 dimensions"),
-    ("pair", lambda: BetaBernoulli(2.0), ValueError, "two positive numbers, got 2.0"),
+    ("pair", lambda: BetaBernoulli((1, 2, 3)), ValueError, "number or two, got"),
     ("zero", lambda: GammaPoisson((1.0, 0.0)), ValueError, "rate_prior to be positive .* got 0"),
     (
         "alpha",
@@ -61,7 +61,7 @@ ERRORS: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         "three",
         lambda: collapsed_gibbs(X, GammaPoisson(), concentration=(1, 1, 1)),
         ValueError,
-        "concentration to be two positive numbers",
+        "concentration to be a positive number or two",
     ),
     ("draws", lambda: collapsed_gibbs(X, GammaPoisson(), draws=0), ValueError, "draws of at least"),
     ("burn", lambda: collapsed_gibbs(X, GammaPoisson(), burn_in=-1), ValueError, "burn_in of at"),
@@ -114,3 +114,9 @@ ERRORS: list[tuple[str, Callable[[], object], type[Exception], str]] = [
 def test_errors(name: str, call: Callable[[], object], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         call()
+
+
+def test_one_number_is_both() -> None:
+    assert BetaBernoulli(2.0).probability_prior == (2.0, 2.0)
+    assert GammaPoisson(3.0).rate_prior == (3.0, 3.0)
+    assert BetaBernoulli((0.7, 1.3)).probability_prior == (0.7, 1.3)

@@ -65,15 +65,16 @@ def numbers(name: str, value: Any, positive: bool = False, ndim: int = 1) -> Arr
 
 
 def pair(name: str, value: Any) -> tuple[float, float]:
-    r"""Two positive numbers.
+    r"""Two positive numbers, or one twice.
 
     Raises:
         ValueError: If they are not.
     """
     found = numbers(name, value, positive=True)
-    if found.shape != (2,):
-        raise ValueError(f"expected {name} to be two positive numbers, got {value!r}")
-    return float(found[0]), float(found[1])
+    if found.shape not in ((), (2,)):
+        raise ValueError(f"expected {name} to be a positive number or two, got {value!r}")
+    first, second = np.broadcast_to(found, 2).tolist()
+    return first, second
 
 
 def fits(name: str, value: Array, x: Array) -> None:
