@@ -11,6 +11,7 @@ import pyro
 import pytest
 import torch
 from measured import measure
+from pyro import poutine
 from scipy import integrate, stats
 
 from pyro_vae.evaluation.evidence import ais
@@ -64,3 +65,13 @@ def test_draws_of_the_prior_find_the_evidence_of_a_mixture() -> None:
     value, error = GALAXIES["by_prior"](torch.from_numpy(X), 2, 100_000)
     assert error < 0.02
     assert abs(value - exact(2)) < 4.5 * error
+
+
+def test_the_priors_are_chibs() -> None:
+    trace = poutine.trace(GALAXIES["mixture"](4)).get_trace(torch.from_numpy(X))
+    variances, means = (trace.nodes[name]["fn"].base_dist for name in ("variances", "means"))
+    assert (variances.concentration == 3).all()
+    assert (variances.rate == 20).all()
+    assert (means.loc == 20).all()
+    assert (means.scale == 10).all()
+    assert (trace.nodes["weights"]["fn"].concentration == torch.ones(4)).all()
