@@ -41,7 +41,7 @@ class StickBreakingWeights(PyroModule):
         super().__init__()
         check_counts(n_components=n_components)
         prior = torch.as_tensor(concentration_prior, dtype=torch.get_default_dtype())
-        if prior.shape != (2,) or not (prior > 0).all():
+        if prior.shape != (2,) or not ((prior > 0) & prior.isfinite()).all():
             raise ValueError(
                 f"expected concentration_prior to be two positive numbers, a shape and a rate, got "
                 f"{concentration_prior!r}"
@@ -82,7 +82,8 @@ class DirichletProcessMixture(PyroModule):
         concentration_prior: The shape :math:`a > 0` and the rate :math:`b > 0`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If ``components`` are no such family.
+        ValueError: If another argument is out of range.
 
     References:
         | Variational Inference for Dirichlet Process Mixtures (Blei & Jordan, 2006)

@@ -5,7 +5,7 @@ __all__ = ["BayesianGaussianMixture", "BayesianMixture"]
 import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Size, Tensor
 
 from pyro_vae.models.components import Components, GaussianComponents, Prior
 from pyro_vae.models.weights import DirichletWeights, Weights
@@ -35,6 +35,9 @@ class BayesianMixture(PyroModule):
         weights: What draws the weights of :math:`K` components, or knows them
             (:mod:`pyro_vae.models.weights`).
 
+    Raises:
+        TypeError: If they are something else.
+
     References:
         | Marginal Likelihood from the Gibbs Output (Chib, 1995)
         | https://doi.org/10.1080/01621459.1995.10476635
@@ -52,6 +55,16 @@ class BayesianMixture(PyroModule):
 
     def __init__(self, components: Components, weights: Weights) -> None:
         super().__init__()
+        if not isinstance(getattr(components, "event_shape", None), Size):
+            raise TypeError(
+                "expected components to be a family of pyro_vae.models.components, as "
+                f"GaussianComponents(features=2), got {components!r}"
+            )
+        if not hasattr(weights, "n_components"):
+            raise TypeError(
+                "expected weights of pyro_vae.models.weights, as DirichletWeights(3), got "
+                f"{weights!r}"
+            )
         self.components, self.weights = components, weights
 
     def forward(self, x: Tensor | None = None, n: int = 1) -> Tensor:
@@ -104,8 +117,28 @@ class BayesianGaussianMixture(PyroModule):
 
     Example:
         >>> model = BayesianGaussianMixture(features=2, n_components=3)
-        >>> model(n=5).shape
-        torch.Size([5, 2])
+        >>> x = model(n=100)
+        >>> x.shape
+        torch.Size([100, 2])
+
+        A mean-field guide whose means begin at data; to whom new data belong, and their log
+        density, an average over the guide's draws of parameters.
+
+        >>> from math import log
+        >>> from pyro import poutine
+        >>> from pyro.infer.autoguide import AutoNormal, init_to_value
+        >>> from pyro_vae import fit, responsibilities
+        >>> from pyro_vae.pair import Pair
+        >>> start = init_to_value(values={"means": x[:3].clone()})
+        >>> guide = AutoNormal(poutine.block(model, hide=["component"]), init_loc_fn=start)
+        >>> run = fit(model, guide, x, epochs=2, progress=False)
+        >>> new = model(n=5)
+        >>> responsibilities(model, guide, new).shape
+        torch.Size([5, 3])
+        >>> draw = Pair(model, guide).draw((new,), {}, particles=200)
+        >>> log_density = draw.log_likelihood.logsumexp(0) - log(200)
+        >>> log_density.shape
+        torch.Size([5])
     """
 
     def __init__(

@@ -2,6 +2,7 @@ r"""Weights of mixtures, with priors or without."""
 
 __all__ = ["DirichletWeights", "FixedWeights", "Weights"]
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -47,14 +48,14 @@ class DirichletWeights(PyroModule):
     def __init__(self, n_components: int, weight_concentration_prior: float = 1.0) -> None:
         super().__init__()
         check_counts(n_components=n_components)
-        if not weight_concentration_prior > 0:
+        alpha = torch.as_tensor(weight_concentration_prior, dtype=torch.get_default_dtype())
+        if alpha.shape or not 0 < alpha < math.inf:
             raise ValueError(
-                "expected weight_concentration_prior to be positive, got "
-                f"{weight_concentration_prior}"
+                "expected weight_concentration_prior to be a positive number, got "
+                f"{weight_concentration_prior!r}"
             )
         self.n_components = n_components
-        concentration = torch.full((n_components,), float(weight_concentration_prior))
-        self.register_buffer("weight_concentration_prior", concentration)
+        self.register_buffer("weight_concentration_prior", alpha.repeat(n_components))
 
     def forward(self) -> Tensor:
         r"""Draws the weights."""
@@ -78,7 +79,8 @@ class FixedWeights(PyroModule):
     def __init__(self, weights: Sequence[float] | Tensor) -> None:
         super().__init__()
         numbers = torch.as_tensor(weights, dtype=torch.get_default_dtype())
-        if numbers.dim() != 1 or not len(numbers) or not (numbers > 0).all():
+        positive = (numbers > 0) & numbers.isfinite()
+        if numbers.dim() != 1 or not len(numbers) or not positive.all():
             raise ValueError(f"expected a list of positive weights, got {weights}")
         self.n_components = len(numbers)
         self.register_buffer("weights", numbers / numbers.sum())

@@ -1,17 +1,19 @@
-r"""Pyro without its looks at values, for as long as it is traced."""
+r"""Pyro and torch without their looks at values, for as long as programs are traced."""
 
 __all__ = ["traceable"]
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from math import isqrt
 from typing import Any
 from unittest import mock
 
 import pyro
+import torch
 from pyro.infer import util
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, transforms
 from torch.overrides import TorchFunctionMode
 
 # these bind the functions under names of their own
@@ -36,6 +38,9 @@ def traceable() -> Iterator[None]:
         expectation = _without_branch(util.Dice.compute_expectation)
         stack.enter_context(mock.patch.object(util.Dice, "compute_expectation", expectation))
         stack.enter_context(mock.patch.object(util, "_fulldot", _dot_where_likely))
+        # they index by a mask, of which a compiler does not know how many are true
+        stack.enter_context(mock.patch.object(transforms, "vec_to_tril_matrix", _lower))
+        stack.enter_context(mock.patch.object(transforms, "tril_matrix_to_vec", _of_lower))
         # also of distributions that were made before, as those of PyroSample
         stack.enter_context(mock.patch.object(Distribution, "_validate_sample", _nothing))
         stack.enter_context(pyro.validation_enabled(False))
@@ -71,3 +76,19 @@ def _dot_where_likely(prob: Tensor, cost: Tensor) -> Tensor:
     likely = prob > 0
     zero = prob.new_zeros(())
     return (prob.where(likely, zero) * cost.where(likely, zero)).sum()
+
+
+def _lower(vec: Tensor, diag: int) -> Tensor:
+    r"""A matrix with these numbers, row by row, up to a diagonal that is not above the main one."""
+    size = (isqrt(8 * vec.shape[-1] + 1) - 1) // 2 - diag
+    rows, columns = torch.tril_indices(size, size, diag, device=vec.device)
+    matrix = vec.new_zeros(*vec.shape[:-1], size, size)
+    matrix[..., rows, columns] = vec
+    return matrix
+
+
+def _of_lower(matrix: Tensor, diag: int) -> Tensor:
+    r"""The numbers of a matrix up to a diagonal, row by row."""
+    size = matrix.shape[-1]
+    rows, columns = torch.tril_indices(size, size, diag, device=matrix.device)
+    return matrix[..., rows, columns]

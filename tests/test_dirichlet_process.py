@@ -10,6 +10,7 @@ import pyro
 import pytest
 import torch
 from enumerated import partitions
+from points import hidden
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
@@ -37,10 +38,6 @@ from pyro_vae.pair import Pair
 
 Prior = tuple[float, float, float, float]
 PRIOR: Prior = (0.3, 0.4, 3.0, 1.5)  # mean, its precision, degrees of freedom, scatter
-
-
-def hidden(model: Any) -> Any:
-    return poutine.block(model, hide=["component"])
 
 
 def values(K: int) -> dict[str, Tensor]:
@@ -163,6 +160,7 @@ def test_new_data_are_as_probable_as_by_gibbs_sampling() -> None:
 ERRORS: list[tuple[Callable[[], object], str]] = [
     (lambda: StickBreakingWeights(0), "n_components of at least 1, got 0"),
     (lambda: StickBreakingWeights(3, (1.0, 0.0)), "concentration_prior to be two positive"),
+    (lambda: StickBreakingWeights(3, (1.0, math.inf)), "concentration_prior to be two positive"),
     (lambda: StickBreakingWeights(3, (1.0,)), "concentration_prior to be two positive"),  # type: ignore[arg-type]
 ]
 

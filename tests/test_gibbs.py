@@ -1,7 +1,8 @@
 r"""Collapsed Gibbs sampling against the enumeration of all partitions, scipy and quadrature.
 
-The tests of draws compare averages over 32 chains: each figure fails once in 10^5 seeds, by
-Student's distribution with 31 degrees of freedom.
+The tests of draws compare averages over 32 chains, whose standard errors are below 0.01 where
+nothing else is said: each figure fails once in 10^5 seeds, by Student's distribution with 31
+degrees of freedom.
 """
 
 import math
@@ -71,6 +72,19 @@ def close(scale: float) -> np.ndarray:
     return scale * np.random.RandomState(0).randn(5, 2) + [[-1], [-1], [0.5], [1], [1]]
 
 
+def remembered(log_density: Callable[[np.ndarray, np.ndarray], float]) -> Any:
+    r"""Partitions share most of their clusters."""
+    known: dict[tuple[bytes, bytes], float] = {}
+
+    def found(y: np.ndarray, x: np.ndarray) -> float:
+        key = y.tobytes(), x.tobytes()
+        if key not in known:
+            known[key] = log_density(y, x)
+        return known[key]
+
+    return found
+
+
 # name -> (family, log density of y given the data of its cluster, data, points)
 Row = tuple[Conjugate, Callable[[np.ndarray, np.ndarray], float], np.ndarray, np.ndarray]
 BITS = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=float)
@@ -86,6 +100,12 @@ FAMILIES: dict[str, Row] = {
         NormalInverseWishart([0.3, -0.2], 0.2, 4.0, WISHART),
         wishart,
         close(0.8),
+        np.array([[0.0, 0.0], [-1.5, 0.5]]),
+    ),
+    "seven gaussian": (
+        NormalInverseGamma([0.3, -0.2], 0.2, 3.0, [1.5, 0.7]),
+        remembered(gaussian),
+        np.concatenate([close(0.8), [[-1.2, -0.4], [1.4, 0.9]]]),
         np.array([[0.0, 0.0], [-1.5, 0.5]]),
     ),
     "bernoulli": (BetaBernoulli((0.7, 1.3)), bernoulli, BITS, BITS[1:3]),
@@ -183,14 +203,17 @@ def test_draws_have_the_posterior_of_all_partitions(name: str) -> None:
         x, family, concentration=alpha, draws=250, burn_in=10, chains=CHAINS, seed=1
     )
 
-    seen = (found.labels[:, :, None] == labels).all(-1)  # (C, S, 52)
+    assert len(labels) == {5: 52, 7: 877}[len(x)]
+    seen = (found.labels[:, :, None] == labels).all(-1)  # (C, S, 52) or of 877
     assert seen.any(-1).all()
     agree(by_chain(seen.mean(1)[:, p > 0.005]), p[p > 0.005])
     T = labels.max(1) + 1
     clusters = found.number_of_clusters()
     agree(clusters, [p[t == T].sum() for t in range(len(clusters.value))])
     together = (labels[:, :, None] == labels[:, None, :]).astype(float)
-    np.testing.assert_allclose(found.co_clustering(), np.einsum("p,pij", p, together), atol=0.03)
+    pairs = by_chain((found.labels[..., None] == found.labels[:, :, None]).mean(1))
+    agree(pairs, np.einsum("p,pij", p, together))
+    np.testing.assert_allclose(found.co_clustering(), pairs.value, rtol=1e-12)
     mean = [p @ [predictive_density(name, row, y, alpha) for row in labels] for y in points]
     agree(found.density(points), mean)
 
@@ -275,11 +298,6 @@ def test_averages_are_those_of_the_draws() -> None:
     flat = labels.reshape(16, 5)
     together = np.mean([[[a == b for b in row] for a in row] for row in flat], 0)
     np.testing.assert_allclose(found.co_clustering(), together, rtol=1e-12)
-    distances = [
-        ((row[:, None] == row) - together).ravel() @ ((row[:, None] == row) - together).ravel()
-        for row in flat
-    ]
-    assert (found.consensus() == flat[np.argmin(distances)]).all()
     np.testing.assert_array_equal(
         found.clusters, [[len(set(r)) for r in c] for c in labels.tolist()]
     )
@@ -294,6 +312,19 @@ def test_averages_are_those_of_the_draws() -> None:
     np.testing.assert_allclose(figures.value, np.mean(densities, (0, 1)), rtol=1e-10)
     means = np.mean(densities, 1)
     np.testing.assert_allclose(figures.stderr, np.abs(means[0] - means[1]) / 2, rtol=1e-8)
+
+
+def test_the_consensus_is_nearest_to_the_co_clustering_matrix() -> None:
+    r"""Of all draws, in least squares; many sets of draws, in which another would do in some."""
+    every, random = partitions(5).numpy().astype(np.int32), np.random.RandomState(0)
+    family, _, x, _ = FAMILIES["poisson"]
+    for _ in range(20):
+        flat = every[random.randint(len(every), size=10)]
+        found = Partitions(flat[None], np.ones((1, 10)), x, family)
+        together = (flat[:, :, None] == flat[:, None]).astype(float)
+        distances = ((together - together.mean(0)) ** 2).sum((1, 2))
+        chosen = (found.consensus() == flat).all(1)
+        assert distances[chosen].min() == pytest.approx(distances.min(), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "wishart"])
@@ -326,68 +357,3 @@ def test_tensors_and_seeds() -> None:
     single = collapsed_gibbs(x, family, draws=3, burn_in=0, chains=1)
     assert np.isnan(single.number_of_clusters().stderr).all()
     assert (collapsed_gibbs(x[:1], family, draws=3).labels == 0).all()
-
-
-X = np.zeros((3, 2))
-ERRORS: list[tuple[str, Callable[[], object], type[Exception], str]] = [
-    ("flat", lambda: collapsed_gibbs(X[0], GammaPoisson()), ValueError, r"shape \(N, D\), got"),
-    ("nan", lambda: collapsed_gibbs(X + np.nan, GammaPoisson()), ValueError, "6 of 6 values NaN"),
-    ("bits", lambda: collapsed_gibbs(X + 2, BetaBernoulli()), ValueError, "0 or 1, got 2"),
-    ("counts", lambda: collapsed_gibbs(X - 1, GammaPoisson()), ValueError, "counts .* got -1"),
-    ("half", lambda: collapsed_gibbs(X + 0.5, GammaPoisson()), ValueError, "counts .* got 0.5"),
-    (
-        "features",
-        lambda: collapsed_gibbs(X, NormalInverseGamma([0.0] * 3)),
-        ValueError,
-        r"mean_prior to be a number or 2 of them, .* got shape \(3,\)",
-    ),
-    (
-        "matrix",
-        lambda: collapsed_gibbs(X, NormalInverseWishart(0, 1, 3, np.eye(3))),
-        ValueError,
-        r"covariance_prior with shape \(2, 2\)",
-    ),
-    (
-        "degrees",
-        lambda: collapsed_gibbs(X, NormalInverseWishart(0, 1, 1, 1)),
-        ValueError,
-        "above D - 1 = 1, got 1",
-    ),
-    (
-        "indefinite",
-        lambda: collapsed_gibbs(X, NormalInverseWishart(0, 1, 3, [[1.0, 2.0], [2.0, 1.0]])),
-        ValueError,
-        "positive definite",
-    ),
-    ("psi", lambda: NormalInverseGamma(covariance_prior=-1), ValueError, "covariance_prior .* -1"),
-    ("m", lambda: NormalInverseGamma(mean_prior=np.inf), ValueError, "mean_prior to be finite"),
-    ("rank", lambda: NormalInverseGamma(np.eye(2)), ValueError, "at most 1 dimensions"),
-    ("pair", lambda: BetaBernoulli(2.0), ValueError, "two positive numbers, got 2.0"),
-    ("zero", lambda: GammaPoisson((1.0, 0.0)), ValueError, "rate_prior to be positive .* got 0"),
-    (
-        "alpha",
-        lambda: collapsed_gibbs(X, GammaPoisson(), concentration=0),
-        ValueError,
-        "concentration to be positive",
-    ),
-    (
-        "three",
-        lambda: collapsed_gibbs(X, GammaPoisson(), concentration=(1, 1, 1)),
-        ValueError,
-        "concentration to be two positive numbers",
-    ),
-    ("draws", lambda: collapsed_gibbs(X, GammaPoisson(), draws=0), ValueError, "draws of at least"),
-    ("burn", lambda: collapsed_gibbs(X, GammaPoisson(), burn_in=-1), ValueError, "burn_in of at"),
-    (
-        "points",
-        lambda: collapsed_gibbs(X, GammaPoisson(), draws=1).density([1.0]),
-        ValueError,
-        r"points with shape \(M, 2\)",
-    ),
-]
-
-
-@pytest.mark.parametrize("name, call, error, match", ERRORS, ids=[row[0] for row in ERRORS])
-def test_errors(name: str, call: Callable[[], object], error: type[Exception], match: str) -> None:
-    with pytest.raises(error, match=match):
-        call()

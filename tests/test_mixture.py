@@ -1,9 +1,7 @@
 r"""Mixtures as Pyro programs, beside scipy's densities, EM, and an evidence in closed form."""
 
 import math
-import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,18 +9,14 @@ import pyro
 import pyro.infer
 import pytest
 import torch
+from points import hidden
 from pyro import poutine
-from pyro.infer import Predictive, TraceEnum_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
+from pyro.infer.autoguide import AutoNormal
 from scipy import stats
-from scipy.optimize import minimize
-from scipy.special import gammaln, logsumexp
-from torch import Tensor
+from scipy.special import logsumexp
 
-import pyro_vae
-from pyro_vae import SVI, em
 from pyro_vae.layout import sample_sites
-from pyro_vae.models import BayesianGaussianMixture, BayesianMixture
+from pyro_vae.models import BayesianMixture
 from pyro_vae.models.components import (
     BernoulliComponents,
     BinomialComponents,
@@ -34,7 +28,6 @@ from pyro_vae.models.components import (
     SemiconjugateGaussianComponents,
 )
 from pyro_vae.models.weights import DirichletWeights, FixedWeights
-from pyro_vae.objectives import ELBO
 from pyro_vae.pair import Pair
 
 N, D, K = 11, 2, 3
@@ -123,20 +116,6 @@ FAMILIES: dict[str, tuple[Callable[[], Components], Any, dict[str, Density]]] = 
 }
 
 
-def hidden(model: Any) -> Any:
-    return poutine.block(model, hide=["component"])
-
-
-def at(model: Any, values: dict[str, Tensor]) -> AutoDelta:
-    return AutoDelta(hidden(model), init_loc_fn=init_to_value(values=values))
-
-
-def log_posterior(model: Any, values: dict[str, Tensor], x: Tensor) -> float:
-    r"""That of the values, up to the evidence, in nats per datum."""
-    with torch.no_grad():
-        return Pair(model, at(model, values)).draw((x,), {}).log_weights.mean().item()
-
-
 @pytest.mark.parametrize("particles", [1, 4])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_densities_are_those_of_scipy(family: str, particles: int) -> None:
@@ -206,186 +185,6 @@ def test_components_are_picked_by_indices_of_any_shape(
         assert found.equal(values[place, full])
 
 
-def gaussian(alpha: float = 2.0) -> tuple[BayesianGaussianMixture, Any, dict[str, Tensor], Tensor]:
-    r"""A model, its estimator from a start, the start, and data."""
-    x = torch.randn(40, D) + 3 * torch.randint(3, (40, 1)) * torch.tensor([1.0, -1.0])
-    start = {
-        "weights": torch.tensor([0.3, 0.3, 0.4]),
-        "means": x[:K].clone(),
-        "variances": torch.tensor([[1.3, 0.8]]).repeat(K, 1),
-    }
-    estimator = partial(
-        em.GaussianMixture,
-        K,
-        covariance_type="diag",
-        reg_covar=0,
-        weight_concentration_prior=alpha,
-        mean_prior=M,
-        mean_precision_prior=KAPPA,
-        degrees_of_freedom_prior=NU,
-        covariance_prior=PSI,
-        weights_init=start["weights"],
-        means_init=start["means"],
-        precisions_init=1 / start["variances"],
-    )
-    return BayesianGaussianMixture(D, K, alpha, M, KAPPA, NU, PSI), estimator, start, x
-
-
-def bernoulli(alpha: float = 2.0) -> tuple[BayesianMixture, Any, dict[str, Tensor], Tensor]:
-    p = torch.tensor([[0.1] * 4, [0.9, 0.9, 0.2, 0.2], [0.2, 0.3, 0.9, 0.8]])
-    x = torch.bernoulli(p[torch.randint(3, (40,))])
-    start = {"weights": torch.tensor([0.3, 0.3, 0.4]), "probabilities": 0.2 + 0.6 * p}
-    estimator = partial(
-        em.BernoulliMixture,
-        K,
-        weight_concentration_prior=alpha,
-        probability_prior=(2.0, 1.5),
-        weights_init=start["weights"],
-        probabilities_init=start["probabilities"],
-    )
-    components = BernoulliComponents(4, (2.0, 1.5))
-    return BayesianMixture(components, DirichletWeights(K, alpha)), estimator, start, x
-
-
-CASES = {"Gaussian": gaussian, "Bernoulli": bernoulli}
-
-
-def fitted(mixture: Any) -> dict[str, Tensor]:
-    names = {"weights": "weights_", "means": "means_", "variances": "covariances_"}
-    names["probabilities"] = "probabilities_"
-    return {
-        site: torch.from_numpy(getattr(mixture, name))
-        for site, name in names.items()
-        if hasattr(mixture, name)
-    }
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_log_posterior_is_the_objective_of_em(case: str) -> None:
-    model, estimator, start, x = CASES[case]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = estimator(max_iter=1).fit(x)
-    after = estimator(max_iter=2000, tol=1e-14).fit(x)
-
-    # an objective is that of the parameters before the last M-step
-    assert log_posterior(model, start, x) == pytest.approx(before.lower_bound_, abs=1e-9)
-    found = log_posterior(model, fitted(after), x)
-    assert found == pytest.approx(after.lower_bound_, abs=1e-9)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_gradients_and_em_reach_the_same_posterior(case: str) -> None:
-    r"""From one start: by our bound, by Pyro's, and by EM; to 1e-6 nats per datum."""
-    model, estimator, start, x = CASES[case]()
-    optimum = log_posterior(model, fitted(estimator(max_iter=2000, tol=1e-14).fit(x)), x)
-    assert optimum > log_posterior(model, start, x) + 0.1
-
-    guide = at(model, start)
-    ours = SVI(model, guide, partial(torch.optim.Adam, lr=0.3), ELBO(), reduction="mean")
-    for _ in range(180):
-        loss = ours.step(x)
-    assert -loss.item() == pytest.approx(optimum, abs=1e-6)
-
-    pyro.clear_param_store()
-    theirs = pyro.infer.SVI(
-        model, at(model, start), pyro.optim.Adam({"lr": 0.3}), TraceEnum_ELBO(max_plate_nesting=1)
-    )
-    for _ in range(180):
-        loss = theirs.step(x)
-    assert -loss / len(x) == pytest.approx(optimum, abs=1e-6)
-
-
-def one_gaussian(size: int) -> tuple[BayesianMixture, np.ndarray, float]:
-    r"""A single component under its conjugate prior, data of one feature, and their evidence."""
-    model = BayesianMixture(GaussianComponents(1, 0.3, KAPPA, NU, 1.5), FixedWeights([1.0]))
-    x = np.random.RandomState(0).randn(size) * 1.2 + 0.5
-    a, b = NU / 2, 1.5 / 2
-    kappa, a_n = KAPPA + size, a + size / 2
-    squares = ((x - x.mean()) ** 2).sum() + KAPPA * size / kappa * (x.mean() - 0.3) ** 2
-    b_n = b + squares / 2
-    evidence = a * math.log(b) - a_n * math.log(b_n) + gammaln(a_n) - gammaln(a)
-    evidence += 0.5 * math.log(KAPPA / kappa) - size / 2 * math.log(2 * math.pi)
-    return model, x, float(evidence)
-
-
-def mean_field(x: np.ndarray) -> tuple[np.ndarray, float, float]:
-    r"""The best normal over the mean and one over the log variance, by hand.
-
-    Returns:
-        The two means and the logs of the two scales; the bound; and the expected log density.
-    """
-    size, a, b, m = len(x), NU / 2, 1.5 / 2, 0.3
-
-    def density(q: np.ndarray) -> float:
-        u, t, v, w = q[0], q[1], *np.exp(q[2:])
-        precision = math.exp(-t + w * w / 2)  # its expectation
-        squares = ((x - u) ** 2).sum() + size * v * v + KAPPA * ((u - m) ** 2 + v * v)
-        total = -(size + 1) / 2 * math.log(2 * math.pi) - (size + 1) / 2 * t
-        total += -precision * squares / 2 + 0.5 * math.log(KAPPA)
-        return total + a * math.log(b) - gammaln(a) - (a + 1) * t - b * precision
-
-    def bound(q: np.ndarray) -> float:
-        # the entropy in the coordinates of the variance, of which the log is normal
-        return density(q) + math.log(2 * math.pi) + 1 + q[2] + q[3] + q[1]
-
-    start = np.array([x.mean(), math.log(x.var()), -2.0, -2.0])
-    best = minimize(lambda q: -bound(q), start, method="Nelder-Mead", tol=1e-12).x
-    return best, bound(best), density(best)
-
-
-def test_the_mean_field_bound_is_below_the_evidence_by_what_it_must_be() -> None:
-    r"""A single component, of which all is known in closed form.
-
-    The bound within 4.5 standard errors: one failure in 10^5.
-    """
-    model, data, evidence = one_gaussian(60)
-    (u, t, v, w), bound, density = mean_field(data)
-    x = torch.from_numpy(data)[:, None]
-    values = {"means": torch.tensor([[u]]), "variances": torch.tensor([[math.exp(t)]])}
-    guide = AutoNormal(hidden(model), init_loc_fn=init_to_value(values=values))
-    guide(x)
-    guide.scales.means = torch.tensor([[math.exp(v)]])
-    guide.scales.variances = torch.tensor([[math.exp(w)]])
-
-    found = pyro_vae.evaluate(model, guide, x, ("elbo",), particles=4000)["elbo"]
-    assert 0 < evidence - bound < 0.02  # nats of all 60 data: the posterior is nearly normal
-    assert abs(float(found) - bound / 60) <= 4.5 * found.stderr + 1e-6
-    assert found.stderr < 1e-3
-
-    # a normal with p parameters spends p/2 nats of the log density at its peak: p = 2 here
-    prior = {"mean_prior": [0.3], "mean_precision_prior": KAPPA, "covariance_prior": [1.5]}
-    peak = em.GaussianMixture(
-        covariance_type="diag", reg_covar=0, degrees_of_freedom_prior=NU, **prior
-    ).fit(x)
-    best = {name: value for name, value in fitted(peak).items() if name != "weights"}
-    assert log_posterior(model, best, x) * 60 - density == pytest.approx(2 / 2, rel=0.1)
-
-
-def test_the_bound_of_pyro_is_ours() -> None:
-    r"""On average: within 4.5 standard errors of the difference, one failure in 10^5."""
-    model, _, start, x = gaussian()
-    guide = AutoNormal(hidden(model), init_loc_fn=init_to_value(values=start), init_scale=0.05)
-    found = pyro_vae.evaluate(model, guide, x, ("elbo",), particles=2000)["elbo"]
-    theirs = TraceEnum_ELBO(max_plate_nesting=1, num_particles=100, vectorize_particles=True)
-    pyro.set_rng_seed(5)
-    with torch.no_grad():
-        each = torch.tensor([-theirs.loss(model, guide, x) / len(x) for _ in range(20)])
-    error = math.hypot(found.stderr, each.std().item() / math.sqrt(20))
-    assert abs(float(found) - each.mean().item()) <= 4.5 * error
-    assert error < 0.02
-
-
-def test_works_with_predictive() -> None:
-    model, _, start, _ = gaussian()
-    samples = {name: value.expand(7, *value.shape) for name, value in start.items()}
-    found = Predictive(model, samples)(n=5)
-    assert found["x"].shape == (7, 5, D)
-    assert found["component"].shape == (7, 5)
-    guided = Predictive(model, guide=at(model, start), num_samples=4)(torch.randn(5, D))
-    assert guided["means"].shape == (4, K, D)
-
-
 def test_weights_that_are_known_are_no_site() -> None:
     model = BayesianMixture(SemiconjugateGaussianComponents(1), FixedWeights([1, 1, 1]))
     x = torch.randn(6, 1)
@@ -393,78 +192,3 @@ def test_weights_that_are_known_are_no_site() -> None:
     assert list(sample_sites(trace)) == ["variances", "means", "component", "x"]
     torch.testing.assert_close(trace.nodes["component"]["fn"].probs, torch.full((6, 3), 1 / 3))
     assert FixedWeights([1, 1, 2])().tolist() == [0.25, 0.25, 0.5]
-
-
-MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "no features": (lambda: GaussianComponents(0), ValueError, "features of at least 1, got 0"),
-    "shape": (
-        lambda: GaussianComponents(2, [1.0, 2.0, 3.0]),
-        ValueError,
-        r"mean_prior to be a number or 2 of them, .* got shape \(3,\)",
-    ),
-    "no precision": (
-        lambda: GaussianComponents(2, mean_precision_prior=0.0),
-        ValueError,
-        "mean_precision_prior to be positive finite, got 0",
-    ),
-    "no freedom": (
-        lambda: BayesianGaussianMixture(2, degrees_of_freedom_prior=-1.0),
-        ValueError,
-        "degrees_of_freedom_prior to be positive finite, got -1",
-    ),
-    "NaN": (
-        lambda: SemiconjugateGaussianComponents(2, math.nan),
-        ValueError,
-        "mean_prior to be finite, got nan",
-    ),
-    "no scale": (
-        lambda: SemiconjugateGaussianComponents(2, 0.0, [1.0, 0.0]),
-        ValueError,
-        "mean_scale_prior to be positive finite, got 0",
-    ),
-    "nothing correlated": (
-        lambda: FullGaussianComponents(1),
-        ValueError,
-        "at least 2 features, .* got 1: take SemiconjugateGaussianComponents",
-    ),
-    "no correlation": (
-        lambda: FullGaussianComponents(2, correlation_concentration_prior=0.0),
-        ValueError,
-        "correlation_concentration_prior to be a positive number, got 0.0",
-    ),
-    "three": (
-        lambda: BernoulliComponents(2, (1.0, 2.0, 3.0)),  # type: ignore[arg-type]
-        ValueError,
-        "probability_prior to be a positive number or two, got",
-    ),
-    "no rate": (lambda: PoissonComponents(2, (1.0, 0.0)), ValueError, "rate_prior to be positive"),
-    "no trials": (lambda: BinomialComponents(2, 0), ValueError, "n_trials of at least 1, got 0"),
-    "half a category": (
-        lambda: CategoricalComponents(2, 1.5),  # type: ignore[arg-type]
-        TypeError,
-        "n_categories to be an integer, got 1.5",
-    ),
-    "no components": (
-        lambda: BayesianGaussianMixture(2, 0),
-        ValueError,
-        "n_components of at least 1, got 0",
-    ),
-    "no concentration": (
-        lambda: DirichletWeights(2, 0.0),
-        ValueError,
-        "weight_concentration_prior to be positive, got 0",
-    ),
-    "no weight": (lambda: FixedWeights([1.0, 0.0]), ValueError, "a list of positive weights, got"),
-    "data": (
-        lambda: BayesianGaussianMixture(2)(torch.zeros(4, 3)),
-        ValueError,
-        r"expected x with shape \(N, 2\), .* got shape \(4, 3\)",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_named(mistake: str) -> None:
-    call, kind, message = MISTAKES[mistake]
-    with pytest.raises(kind, match=message):
-        call()

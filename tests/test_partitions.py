@@ -3,6 +3,7 @@ r"""Stick-breaking weights and the Chinese restaurant, against enumeration, scip
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -83,6 +84,24 @@ def test_batches_of_restaurants() -> None:
         torch.testing.assert_close(
             found[:, :, j], ChineseRestaurant(each, 4).log_prob(labels[:, :, j])
         )
+
+
+def test_the_gradient_by_the_concentration_is_exact() -> None:
+    alpha = torch.tensor(0.7, requires_grad=True)
+    every = partitions(5)
+    for labels in every[::7]:
+        (slope,) = torch.autograd.grad(ChineseRestaurant(alpha, 5).log_prob(labels), alpha)
+        tables = labels.max().item() + 1
+        exact = tables / 0.7 - sum(1 / (0.7 + i) for i in range(5))
+        assert slope.item() == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("make", [ChineseRestaurant, StickBreaking])
+def test_a_concentration_may_be_a_number(make: Callable[..., Any]) -> None:
+    of_number, of_tensor = make(1.5, 4), make(torch.tensor(1.5), 4)
+    value = of_number.sample((3,))
+    assert value.shape == (3, 4)
+    assert of_number.log_prob(value).equal(of_tensor.log_prob(value))
 
 
 @pytest.mark.parametrize("labels", [[1, 0, 0], [0, 2, 1], [0, -1, 0], [0, 0.5, 0]])

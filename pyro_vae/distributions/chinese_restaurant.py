@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
+from torch.distributions.utils import broadcast_all
 
 from pyro_vae.counts import check_counts
 
@@ -43,7 +44,7 @@ class ChineseRestaurant(TorchDistribution):
     numbered from 0 in the order in which they were opened; :func:`canonical` makes it of others.
 
     Arguments:
-        concentration: The :math:`\alpha > 0`, of any shape.
+        concentration: The :math:`\alpha > 0`, a number or a tensor of any shape.
         size: The number of guests :math:`N`.
 
     Raises:
@@ -69,10 +70,12 @@ class ChineseRestaurant(TorchDistribution):
     arg_constraints: ClassVar[dict[str, Constraint]] = {"concentration": constraints.positive}
     support = _Partition()
 
-    def __init__(self, concentration: Tensor, size: int, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, concentration: Tensor | float, size: int, validate_args: bool | None = None
+    ) -> None:
         check_counts(size=size)
-        self.concentration, self.size = concentration, size
-        super().__init__(concentration.shape, Size([size]), validate_args=validate_args)
+        (self.concentration,), self.size = broadcast_all(concentration), size
+        super().__init__(self.concentration.shape, Size([size]), validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "ChineseRestaurant":
         r"""Returns the same distribution with batch shape ``batch_shape``."""
@@ -87,7 +90,7 @@ class ChineseRestaurant(TorchDistribution):
         return (a / (a + seated)).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""Returns :math:`\log p(c)` of labels with shape :math:`(*, N)`, without a gradient."""
+        r"""Returns :math:`\log p(c)` of labels with shape :math:`(*, N)`."""
         if self._validate_args:
             self._validate_sample(value)
 

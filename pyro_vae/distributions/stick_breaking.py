@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
+from torch.distributions.utils import broadcast_all
 
 from pyro_vae.counts import check_counts
 
@@ -31,7 +32,8 @@ class StickBreaking(TorchDistribution):
     :math:`(\alpha / (1 + \alpha))^{K-1}`: choose :math:`K` such that it is small.
 
     Arguments:
-        concentration: The :math:`\alpha > 0`, of any shape: the larger, the more weights matter.
+        concentration: The :math:`\alpha > 0`, a number or a tensor of any shape: the larger, the
+            more weights matter.
         n_components: The number of weights :math:`K`.
 
     Raises:
@@ -57,11 +59,12 @@ class StickBreaking(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self, concentration: Tensor, n_components: int, validate_args: bool | None = None
+        self, concentration: Tensor | float, n_components: int, validate_args: bool | None = None
     ) -> None:
         check_counts(n_components=n_components)
-        self.concentration, self.n_components = concentration, n_components
-        super().__init__(concentration.shape, Size([n_components]), validate_args=validate_args)
+        (self.concentration,), self.n_components = broadcast_all(concentration), n_components
+        batch_shape = self.concentration.shape
+        super().__init__(batch_shape, Size([n_components]), validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "StickBreaking":
         r"""Returns the same distribution with batch shape ``batch_shape``."""

@@ -65,15 +65,16 @@ def numbers(name: str, value: Any, positive: bool = False, ndim: int = 1) -> Arr
 
 
 def pair(name: str, value: Any) -> tuple[float, float]:
-    r"""Two positive numbers.
+    r"""Two positive numbers, or one twice.
 
     Raises:
         ValueError: If they are not.
     """
     found = numbers(name, value, positive=True)
-    if found.shape != (2,):
-        raise ValueError(f"expected {name} to be two positive numbers, got {value!r}")
-    return float(found[0]), float(found[1])
+    if found.shape not in ((), (2,)):
+        raise ValueError(f"expected {name} to be a positive number or two, got {value!r}")
+    first, second = np.broadcast_to(found, 2).tolist()
+    return first, second
 
 
 def fits(name: str, value: Array, x: Array) -> None:
@@ -85,8 +86,8 @@ def fits(name: str, value: Array, x: Array) -> None:
         )
 
 
-def as_data(x: Any) -> Array:
-    r"""The data as an array.
+def as_data(x: Any, words: str = "data") -> Array:
+    r"""The data, or points that are called otherwise, as an array.
 
     Raises:
         ValueError: If they are not finite or of another shape than :math:`(N, D)`.
@@ -94,8 +95,10 @@ def as_data(x: Any) -> Array:
     data = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
     if data.ndim != 2 or min(data.shape) < 1:
         raise ValueError(
-            f"expected data with shape (N, D), got {data.shape}: single numbers are x[:, None]"
+            f"expected {words} with shape (N, D), got {data.shape}: single numbers are x[:, None]"
         )
     if bad := np.count_nonzero(~np.isfinite(data)):
-        raise ValueError(f"expected finite data, got {bad} of {data.size} values NaN or infinite")
+        raise ValueError(
+            f"expected finite {words}, got {bad} of {data.size} values NaN or infinite"
+        )
     return data

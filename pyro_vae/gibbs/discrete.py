@@ -19,13 +19,13 @@ class BetaBernoulli(Conjugate):
         p(x_d = 1 \mid x_{1:n}) = \frac{a + \sum_i x_{id}}{a + b + n}
 
     Arguments:
-        probability_prior: The :math:`(a, b)`, both positive.
+        probability_prior: The :math:`(a, b)`, both positive; one number is both.
 
     Raises:
         ValueError: If they are not; for data that are not 0 or 1.
     """
 
-    def __init__(self, probability_prior: tuple[float, float] = (1.0, 1.0)) -> None:
+    def __init__(self, probability_prior: float | tuple[float, float] = 1.0) -> None:
         self.probability_prior = pair("probability_prior", probability_prior)
 
     def check(self, x: Array) -> None:
@@ -56,13 +56,14 @@ class GammaPoisson(Conjugate):
     The density of a further datum, after :math:`n`, is negative binomial.
 
     Arguments:
-        rate_prior: The shape :math:`a > 0` and the rate :math:`b > 0`, in inverse counts.
+        rate_prior: The shape :math:`a > 0` and the rate :math:`b > 0`, in inverse counts; one
+            number is both.
 
     Raises:
         ValueError: If they are not positive; for data that are no counts.
     """
 
-    def __init__(self, rate_prior: tuple[float, float] = (1.0, 0.1)) -> None:
+    def __init__(self, rate_prior: float | tuple[float, float] = (1.0, 0.1)) -> None:
         self.rate_prior = pair("rate_prior", rate_prior)
 
     def check(self, x: Array) -> None:

@@ -95,7 +95,8 @@ class NormalInverseWishart(Conjugate):
             matrix with shape :math:`(D, D)`, or the :math:`D` numbers of its diagonal, or one.
 
     Raises:
-        ValueError: If an argument is out of range, or, for data, of another shape.
+        ValueError: If an argument is out of range, or, for data, of another shape; if rounding
+            leaves no covariance of data that are far from :math:`m`.
 
     References:
         | Conjugate Bayesian analysis of the Gaussian distribution (Murphy, 2007)
@@ -155,7 +156,13 @@ class NormalInverseWishart(Conjugate):
         degrees = self.degrees_of_freedom_prior + counts
         outer = first[..., :, None] * first[..., None, :]
         squares = self._scatter(D) + second - outer / strength[..., None]
-        root = np.linalg.cholesky(squares * ((strength + 1) / strength)[..., None])
+        try:
+            root = np.linalg.cholesky(squares * ((strength + 1) / strength)[..., None])
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                "expected data near mean_prior, got some so far that rounding leaves no "
+                "covariance: give mean_prior=x.mean(0), or subtract it"
+            ) from error
         half_log = np.log(np.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
         constant = gammaln((degrees + 1) / 2) - gammaln((degrees + 1 - D) / 2)
         constant = constant - D / 2 * np.log(np.pi) - half_log

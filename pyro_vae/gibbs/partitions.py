@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_vae.gibbs.conjugate import Array, Conjugate
+from pyro_vae.gibbs.conjugate import Array, Conjugate, as_data
 
 _BLOCK = 2**24  # numbers of a matrix of memberships
 
@@ -91,13 +91,14 @@ class Partitions:
             points: With shape :math:`(M, D)`, an array or a tensor.
 
         Raises:
-            ValueError: If they have another number of features.
+            ValueError: If they have another number of features, or are none of the family.
         """
-        y = np.asarray(points, dtype=np.float64)
-        if y.ndim != 2 or y.shape[1:] != self.x.shape[1:]:
+        y = as_data(points, "points")
+        if y.shape[1:] != self.x.shape[1:]:
             raise ValueError(
                 f"expected points with shape (M, {self.x.shape[1]}), as the data, got {y.shape}"
             )
+        self.components.check(y)
         counts, sums = self._sums()
         predictive = self.components.predictive(counts, sums)
         counts[:, :, -1] = self.concentration  # the cluster that none belongs to yet

@@ -62,6 +62,8 @@ def collapsed_gibbs(
         The partitions that were drawn, with the averages over them that one asks for.
 
     Raises:
+        TypeError: If components are none of :mod:`pyro_vae.gibbs`; if a number of sweeps or of
+            chains is no integer.
         ValueError: If data are not finite, of another shape or none of the family; if an argument
             is out of range.
 
@@ -80,6 +82,11 @@ def collapsed_gibbs(
     check_counts(draws=draws, chains=chains)
     if burn_in < 0:
         raise ValueError(f"expected burn_in of at least 0, got {burn_in}")
+    check_counts(burn_in=burn_in or None)
+    if not isinstance(components, Conjugate):
+        raise TypeError(
+            f"expected components of pyro_vae.gibbs, as NormalInverseGamma(), got {components!r}"
+        )
     data = as_data(x)
     components.check(data)
     random = np.random.default_rng(seed)
