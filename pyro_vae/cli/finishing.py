@@ -45,8 +45,9 @@ def finish(
     if options["json"]:
         show_json(scores.document)
     elif not options["quiet"]:
-        title = f"{name} on {data.name}, {split} data, {made.weights} weights"
-        show(scores.table(title), *filter(None, [scores.remark]))
+        title = f"{name} on {data.name}, {split} data"
+        best = ", best weights" * (made.weights == "best")
+        show(scores.table(title + best), *filter(None, [scores.remark]))
         say(f"Weights, metrics and pictures are in {made.path}")
     if not options["quiet"]:
         for text in refused:
