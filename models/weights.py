@@ -2,7 +2,6 @@ r"""Weights of mixtures, with priors or without."""
 
 __all__ = ["DirichletWeights", "FixedWeights", "Weights"]
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,7 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_vae.counts import check_counts
+from pyro_vae.counts import check_counts, check_positive
 
 
 class Weights(Protocol):
@@ -48,13 +47,9 @@ class DirichletWeights(PyroModule):
     def __init__(self, n_components: int, weight_concentration_prior: float = 1.0) -> None:
         super().__init__()
         check_counts(n_components=n_components)
-        alpha = torch.as_tensor(weight_concentration_prior, dtype=torch.get_default_dtype())
-        if alpha.shape or not 0 < alpha < math.inf:
-            raise ValueError(
-                "expected weight_concentration_prior to be a positive number, got "
-                f"{weight_concentration_prior!r}"
-            )
+        check_positive(weight_concentration_prior=weight_concentration_prior)
         self.n_components = n_components
+        alpha = torch.as_tensor(weight_concentration_prior, dtype=torch.get_default_dtype())
         self.register_buffer("weight_concentration_prior", alpha.repeat(n_components))
 
     def forward(self) -> Tensor:

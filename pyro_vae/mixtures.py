@@ -1,8 +1,8 @@
 r"""Mixtures that EM fitted, as Pyro programs."""
 
-__all__ = ["FAMILIES", "mixture_for", "program_of", "vectors"]
+__all__ = ["mixture_for", "program_of", "vectors"]
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,14 +35,6 @@ from pyro_vae.likelihoods import (
 )
 from pyro_vae.models import FiniteGaussianMixture, FiniteMixture
 from pyro_vae.nn import check_event_shape
-
-FAMILIES: Mapping[str, type[Mixture]] = {
-    "bernoulli": BernoulliMixture,
-    "binomial": BinomialMixture,
-    "categorical": CategoricalMixture,
-    "gaussian": GaussianMixture,
-    "poisson": PoissonMixture,
-}
 
 _FLOOR = 1e-12  # of scales that are free
 _LOG_RATE = 20.0  # beyond which the Poisson likelihood goes on along its tangent
@@ -213,7 +205,7 @@ def _described(mixture: Mixture) -> tuple[str, dict[str, Any], dict[str, Tensor]
             outputs = _logit(mixture.probabilities_)
         case _:
             raise TypeError(
-                f"expected a mixture of {', '.join(FAMILIES)} components, got "
+                "expected one of the mixtures of pyro_vae.em, of which programs are known, got "
                 f"{type(mixture).__name__}"
             )
     return "FiniteMixture", {"likelihood": spec}, {"outputs": outputs}

@@ -2,14 +2,13 @@ r"""Components of reals."""
 
 __all__ = ["FullGaussianComponents", "GaussianComponents", "SemiconjugateGaussianComponents"]
 
-import math
-
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.counts import check_positive
 from pyro_vae.models.components.family import Family, Observation, Prior, taken
 
 
@@ -178,14 +177,10 @@ class FullGaussianComponents(Family):
         self._prior("mean_prior", mean_prior)
         self._prior("mean_scale_prior", mean_scale_prior, positive=True)
         self._prior("scale_prior", scale_prior, positive=True)
+        check_positive(correlation_concentration_prior=correlation_concentration_prior)
         concentration = torch.as_tensor(
             correlation_concentration_prior, dtype=torch.get_default_dtype()
         )
-        if concentration.shape or not 0 < concentration < math.inf:
-            raise ValueError(
-                "expected correlation_concentration_prior to be a positive number, got "
-                f"{correlation_concentration_prior!r}"
-            )
         self.register_buffer("correlation_concentration_prior", concentration)
 
     def forward(self) -> Observation:
