@@ -132,7 +132,7 @@ def fit(
             model as much takes more ``epochs``.
         callbacks: Called with an :class:`pyro_vae.loop.Event` after each epoch; one that
             returns True ends training.
-        workers: The number of processes that read data which are not in memory.
+        workers: The number of threads that read data which are not in memory.
         capture: Whether steps run as one compiled graph, as for :class:`pyro_vae.SVI`; a run
             that goes on repeats what ``"auto"`` decided, by the number of steps, when it began.
             Batches of other sizes, as the last of an epoch, run eagerly while they are rare.

@@ -42,7 +42,7 @@ class Trainer:
         inputs: The fields that the programs are called with.
         batch_size: The number of data in a batch.
         seed: Of the order of the data, and of validation.
-        workers: The number of processes that read data which are not in memory.
+        workers: The number of threads that read data which are not in memory.
         validation: Whether the bound on the validation split is computed after each epoch.
         patience: The number of epochs that training goes on without a better one, if any.
         encoder_steps: How many steps the guide takes for each one of the model.

@@ -148,7 +148,7 @@ def test_an_epoch_may_be_left_early(tmp_path: Path) -> None:
     del found
 
 
-def test_workers_that_are_started_anew_read_the_same(tmp_path: Path) -> None:
+def test_rows_that_are_sent_to_a_process_are_read_anew(tmp_path: Path) -> None:
     r"""What is sent to them holds no rows, and knows the default type of the parent."""
     known, data = both(tmp_path, LEVELS, binarization="dynamic")
     x = data.epoch("train", Generator().manual_seed(1))["x"]

@@ -65,7 +65,7 @@ def add_training(found: ArgumentParser, hidden: Sequence[str] = ()) -> None:
             "epoch",
             "after what the schedule goes on",
         ),
-        ("--workers", NonNegativeInt, 0, "processes that read data which are not in memory"),
+        ("--workers", NonNegativeInt, 0, "threads that read data which are not in memory"),
         ("--capture", CAPTURE, "auto", "whether steps run as a compiled graph (auto: if many)"),
         ("--checkpoint-every", NonNegativeFloat, 10.0, "seconds between two checkpoints"),
     ):

@@ -196,7 +196,7 @@ class Data:
             generator: The source of randomness, on the device of the fields.
             shuffle: Whether rows are put in random order first.
             start: The number of batches that are skipped.
-            workers: The number of processes that read rows that are not in memory.
+            workers: The number of threads that read rows that are not in memory.
             device: Where batches go, by default where the fields are.
 
         Raises:

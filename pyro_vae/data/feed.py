@@ -2,23 +2,15 @@ r"""Batches of fields, read ahead where they are not in memory."""
 
 __all__ = ["feed"]
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import torch
-from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
-from pyro_vae.data.lazy import Lazy, Rows
-
-
-class Reader(Dataset[dict[str, Tensor]]):
-    r"""What workers hold: fields of which they read rows, as they are stored."""
-
-    def __init__(self, fields: dict[str, Rows]) -> None:
-        self.fields = fields
-
-    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        return {name: rows.raw(index) for name, rows in self.fields.items()}
+from pyro_vae.data.lazy import Lazy
 
 
 def feed(
@@ -32,14 +24,19 @@ def feed(
     Arguments:
         fields: Tensors with equal lengths.
         index: The numbers of the rows of each batch.
-        workers: The number of processes that read rows that are not in memory.
+        workers: The number of threads that read rows that are not in memory.
         device: Where batches go, by default where the fields are.
     """
     away = {name: field.rows for name, field in fields.items() if isinstance(field, Lazy)}
     here = {name: field for name, field in fields.items() if name not in away}
     # what is copied to an accelerator from pinned memory is copied while it computes
     pinned = device is not None and device.type == "cuda"
-    batches = read(Reader(away), index, workers if away else 0, pinned)
+
+    def read(rows: Tensor) -> dict[str, Tensor]:
+        stored = {name: field.raw(rows) for name, field in away.items()}
+        return {name: x.pin_memory() if pinned else x for name, x in stored.items()}
+
+    batches = read_ahead(read, index, workers if away else 0)
     for rows, batch in zip(index, batches, strict=True):
         for name, field in here.items():
             batch[name] = field.index_select(0, rows.to(field.device))
@@ -51,23 +48,25 @@ def feed(
         }
 
 
-def read(
-    reader: Reader, index: Sequence[Tensor], workers: int, pinned: bool
+def read_ahead(
+    read: Callable[[Tensor], dict[str, Tensor]], index: Sequence[Tensor], workers: int
 ) -> Iterator[dict[str, Tensor]]:
-    r"""Has batches read by this process, or by others."""
+    r"""Reads batches in order, up to two for each thread before they are asked for."""
     if workers == 0:
-        return map(reader.__getitem__, index)
-    # a generator of its own, since the loader draws a seed that nobody uses
-    return iter(
-        DataLoader(
-            reader,
-            batch_size=None,
-            sampler=index,
-            num_workers=workers,
-            pin_memory=pinned,
-            generator=Generator(),
-        )
-    )
+        yield from map(read, index)
+        return
+    left = iter(index)
+    # threads: a map of a file is read outside the interpreter's lock, and other processes would
+    # wait forever where what they are sent gets lost, as in a temporary folder with a long name
+    pool = ThreadPoolExecutor(workers, "pyro-vae-read")
+    try:
+        coming = deque(pool.submit(read, rows) for rows in islice(left, 2 * workers))
+        while coming:
+            batch = coming.popleft().result()
+            coming.extend(pool.submit(read, rows) for rows in islice(left, 1))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def placed(field: Tensor, device: torch.device | None, pinned: bool) -> Tensor:

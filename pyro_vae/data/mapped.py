@@ -101,5 +101,5 @@ class Packed(OnDisk):
 
 
 def _remove(path: Path, process: int) -> None:
-    if os.getpid() == process:  # workers have copies
+    if os.getpid() == process:  # other processes may have copies
         path.unlink(missing_ok=True)
