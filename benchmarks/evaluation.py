@@ -111,9 +111,10 @@ def main() -> None:
         print(Beside.first)
         return
 
-    print(
-        "| | eager ms | captured ms | ratio | a second | first call, cold s | cached s | pays from |"
+    columns = (
+        "eager ms | captured ms | ratio | a second | first call, cold s | cached s | pays from"
     )
+    print(f"| | {columns} |")
     print("|---|---|---|---|---|---|---|---|")
     for name, task in tasks().items():
         eager, captured = map(statistics.median, zip(*beside(task), strict=True))
