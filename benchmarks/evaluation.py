@@ -111,9 +111,7 @@ def main() -> None:
         print(Beside.first)
         return
 
-    columns = (
-        "eager ms | captured ms | ratio | a second | first call, cold s | cached s | pays from"
-    )
+    columns = "eager ms | captured ms | ratio | a second | first call s | cached s | pays from"
     print(f"| | {columns} |")
     print("|---|---|---|---|---|---|---|---|")
     for name, task in tasks().items():
