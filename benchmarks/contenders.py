@@ -189,13 +189,13 @@ def outside_makers(size: Size) -> Makers:
 
 def makers(size: Size) -> Makers:
     r"""All of them, by name."""
-    exact = WARM if size.particles == 1 else 0  # particles draw their noise otherwise
     return {
-        CAPTURED: lambda: Contender(ours(size, capture=True), exact=min(exact, 1)),
-        EAGER: lambda: Contender(ours(size, capture=False), exact=exact),
+        # of a graph with particles nobody looked at the first noise
+        CAPTURED: lambda: Contender(ours(size, capture=True), exact=int(size.particles == 1)),
+        EAGER: lambda: Contender(ours(size, capture=False)),
         **pyro_makers(size),
-        ADAM: lambda: Contender(by_hand(size, fused=False), exact=exact),
-        FUSED: lambda: Contender(by_hand(size, fused=True), exact=exact),
+        ADAM: lambda: Contender(by_hand(size, fused=False)),
+        FUSED: lambda: Contender(by_hand(size, fused=True)),
         LOSS: lambda: Contender(by_hand(size, fused=True, compiled=True), exact=0),
         STEP: lambda: Contender(by_hand_compiled(size), exact=0),
         **outside_makers(size),
