@@ -14,7 +14,7 @@ import pyro.distributions as dist
 import pyro.infer
 import pyro.optim
 import torch
-from sizes import RATE, WARM, Contender, Makers, Size
+from sizes import RATE, Contender, Makers, Size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
