@@ -94,10 +94,14 @@ def tasks() -> dict[str, Task]:
 
 
 def check(values: dict[str, float | None]) -> None:
-    r"""Raises unless all agree; few images differ from many by themselves."""
+    r"""Raises unless all agree on the same images, but for Monte Carlo error.
+
+    Log-weights at the start have a variance of about 7: five images at K = 5000 leave a standard
+    error of 0.2 nats, so that differences of 1.5 do not happen.
+    """
     known = {name: value for name, value in values.items() if value is not None}
-    if max(known.values()) - min(known.values()) > 2.0:
-        raise SystemExit(f"expected evidences that agree within 2 nats, got {known}")
+    if max(known.values()) - min(known.values()) > 1.5:
+        raise SystemExit(f"expected evidences that agree within 1.5 nats, got {known}")
 
 
 def main() -> None:
@@ -118,11 +122,10 @@ def main() -> None:
     for name in set(found) - {OURS}:
         found[name](x[:1], options.particles)  # warms up
     for _ in range(options.rounds):
-        values = {}
         for name, task in found.items():
             count = counts.get(name, options.few)
             start = time.perf_counter()
-            values[name] = task(x[:count], options.particles)
+            task(x[:count], options.particles)
             times[name].append((time.perf_counter() - start) / count)
             if name == OURS:
                 half = options.images // 2
@@ -130,7 +133,8 @@ def main() -> None:
                 whole = count * times[OURS][-1]
                 later = 2 * whole - (time.perf_counter() - start)
                 times[LATER].append(later / (count - half))
-        check(values)
+    values = {name: task(x[: counts[PYTHAE]], options.particles) for name, task in found.items()}
+    check(values)
 
     print(f"{described()}; {options.threads} threads, K = {options.particles}\n")
     print("| | ms an image | ÷ loop | ÷ products | evidence |\n|---|---|---|---|---|")
