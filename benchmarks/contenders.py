@@ -3,9 +3,10 @@ r"""The VAEs of ``steps.py``, and all who train them: the same network, start, d
 The hand-written ones are what a user would write for this one model, without sites or guides.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import pyro
@@ -13,83 +14,37 @@ import pyro.distributions as dist
 import pyro.infer
 import pyro.optim
 import torch
+from sizes import RATE, Contender, Makers, Size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae import SVI
-from pyro_vae.data import load
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
-from pyro_vae.nn import mlp, positive
+from pyro_vae.nn import positive
+from pyro_vae.objectives import ELBO, IWAE
 
-RATE = 1e-3
-WARM = 30  # steps before any is timed
 CAPTURED, EAGER = "this, captured", "this, eager"
 TRACE, MEAN_FIELD = "pyro.infer.SVI, Trace_ELBO", "pyro.infer.SVI, TraceMeanField_ELBO"
+JIT, RENYI = "pyro.infer.SVI, JitTrace_ELBO", "pyro.infer.SVI, RenyiELBO"
 ADAM, FUSED = "torch, Adam", "torch, fused Adam"
 LOSS, STEP = "torch, loss compiled, fused Adam", "torch, step compiled"
 COMPILED = (LOSS, STEP)
+SCAN = "NumPyro, lax.scan"
+OUTSIDE = {"numpyros": "NumPyro", "pythaes": "pythae"}  # files that need the group
 
 Step = Callable[[Tensor], Any]  # a tensor, or Pyro's float
 Pair = tuple[Callable[..., object], Callable[..., object]]
 
 
-@dataclass(frozen=True)
-class Size:
-    r"""A VAE: one hidden layer each way, as wide for both.
-
-    Arguments:
-        features, hidden, latents: The widths.
-        batch: The number of data in a batch.
-        small: Whether ``fit`` would use one thread.
-        functions: Whether the programs are plain functions, with a prior that is learned.
-    """
-
-    features: int
-    hidden: int
-    latents: int
-    batch: int
-    small: bool = True
-    functions: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.features}-{self.hidden}-{self.latents}, batch {self.batch}"
-
-
-SIZES = {
-    "digits": Size(64, 64, 8, 64),
-    "mnist": Size(784, 400, 50, 128, small=False),
-    "functions": Size(64, 64, 8, 64, functions=True),
-}
-
-
-@dataclass
-class Contender:
-    r"""One who takes steps.
-
-    Arguments:
-        step: Takes one on a batch; returns the loss before it, summed over the batch.
-        sampled: Whether the loss has log-densities of the draw for the closed form of the KL.
-        exact: How many of its first steps draw torch's own noise, as those by hand do.
-        store: Its own parameter store, since in Pyro's one store names would collide.
-    """
-
-    step: Step
-    sampled: bool = False
-    exact: int = WARM
-    store: Any = field(default_factory=lambda: {"params": {}, "constraints": {}})
-    count: int = 0
-
-
 class Net(nn.Module):
-    r"""The loss by hand; networks are made in the order in which the programs make them."""
+    r"""The loss by hand."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.decoder = mlp(size.latents, size.features, (size.hidden,))
-        self.encoder = mlp(size.features, 2 * size.latents, (size.hidden,))
+        self.decoder, self.encoder = size.networks()
         self.learned = size.functions
+        self.particles = size.particles
         if size.functions:
             self.loc = nn.Parameter(torch.zeros(size.latents))
             self.log_scale = nn.Parameter(torch.zeros(size.latents))
@@ -97,6 +52,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor, sampled: bool = False) -> Tensor:
         loc, raw = self.encoder(x).chunk(2, -1)
         scale = F.softplus(raw) + 1e-6
+        if self.particles > 1:
+            return self.weighted(x, loc, scale)
         noise = torch.randn_like(loc)
         z = loc + scale * noise
         fit = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
@@ -106,6 +63,15 @@ class Net(nn.Module):
         if sampled:
             return fit + (((loc + scale * noise).square() - noise.square()) / 2 - scale.log()).sum()
         return fit + ((loc.square() + scale.square() - 1) / 2 - scale.log()).sum()
+
+    def weighted(self, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+        r"""The importance-weighted bound, negative."""
+        noise = torch.randn(self.particles, *loc.shape)  # (K, N, D)
+        z = loc + scale * noise
+        x = x.expand(self.particles, *x.shape)
+        fit = F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none")
+        cost = fit.sum(-1) + ((z.square() - noise.square()) / 2 - scale.log()).sum(-1)
+        return (math.log(self.particles) - (-cost).logsumexp(0)).sum()
 
 
 def by_hand(size: Size, fused: bool, compiled: bool = False, sampled: bool = False) -> Step:
@@ -155,9 +121,7 @@ def by_hand_compiled(size: Size) -> Step:
 
 def programs(size: Size) -> Pair:
     r"""Model and guide; each call makes the same ones anew."""
-    torch.manual_seed(0)
-    decoder = mlp(size.latents, size.features, (size.hidden,))
-    encoder = mlp(size.features, 2 * size.latents, (size.hidden,))
+    decoder, encoder = size.networks()
     if not size.functions:
         events = (size.features,)
         return (
@@ -186,7 +150,8 @@ def programs(size: Size) -> Pair:
 
 def ours(size: Size, capture: bool) -> Step:
     optimizer = partial(torch.optim.Adam, lr=RATE)
-    return SVI(*programs(size), optimizer, capture=capture).step
+    objective = ELBO() if size.particles == 1 else IWAE(size.particles)
+    return SVI(*programs(size), optimizer, objective, capture=capture).step
 
 
 def pyros(size: Size, loss: pyro.infer.ELBO) -> Step:
@@ -194,33 +159,50 @@ def pyros(size: Size, loss: pyro.infer.ELBO) -> Step:
     return step
 
 
-def contenders(size: Size) -> dict[str, Contender]:
-    r"""All of them, at their start; what was compiled before is forgotten."""
-    torch.compiler.reset()  # it compiles one function for eight networks at most
+def pyro_makers(size: Size) -> Makers:
+    r"""Pyro's own bounds; its weighted one sums the batch first, which is as much work."""
+    if size.particles == 1:
+        return {
+            TRACE: lambda: Contender(pyros(size, pyro.infer.Trace_ELBO()), sampled=True),
+            MEAN_FIELD: lambda: Contender(pyros(size, pyro.infer.TraceMeanField_ELBO())),
+            JIT: lambda: Contender(
+                pyros(size, pyro.infer.JitTrace_ELBO(ignore_jit_warnings=True)),
+                sampled=True,
+                exact=0,
+            ),
+        }
+    options = {"vectorize_particles": True, "max_plate_nesting": 1}
+    loss = pyro.infer.RenyiELBO(0, num_particles=size.particles, **options)
+    return {RENYI: lambda: Contender(pyros(size, loss), other=True)}
+
+
+def outside_makers(size: Size) -> Makers:
+    r"""Those of other libraries, where they are installed."""
+    found: Makers = {}
+    for file, library in OUTSIDE.items():
+        try:
+            found |= import_module(file).makers(size)
+        except ModuleNotFoundError as error:
+            print(f"Without {library} ({error.name} is not installed): uv run --group bench …")
+    return found
+
+
+def makers(size: Size) -> Makers:
+    r"""All of them, by name."""
     return {
-        CAPTURED: Contender(ours(size, capture=True), exact=1),
-        EAGER: Contender(ours(size, capture=False)),
-        TRACE: Contender(pyros(size, pyro.infer.Trace_ELBO()), sampled=True),
-        MEAN_FIELD: Contender(pyros(size, pyro.infer.TraceMeanField_ELBO())),
-        ADAM: Contender(by_hand(size, fused=False)),
-        FUSED: Contender(by_hand(size, fused=True)),
-        LOSS: Contender(by_hand(size, fused=True, compiled=True), exact=0),
-        STEP: Contender(by_hand_compiled(size), exact=0),
+        # of a graph with particles nobody looked at the first noise
+        CAPTURED: lambda: Contender(ours(size, capture=True), exact=int(size.particles == 1)),
+        EAGER: lambda: Contender(ours(size, capture=False)),
+        **pyro_makers(size),
+        ADAM: lambda: Contender(by_hand(size, fused=False)),
+        FUSED: lambda: Contender(by_hand(size, fused=True)),
+        LOSS: lambda: Contender(by_hand(size, fused=True, compiled=True), exact=0),
+        STEP: lambda: Contender(by_hand_compiled(size), exact=0),
+        **outside_makers(size),
     }
 
 
-def probabilities(rows: int) -> Tensor:
-    r"""What stands for MNIST: eight factors, about a fifth of the features on."""
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randn(rows, 8, generator=generator)
-    loadings = torch.randn(8, 784, generator=generator)
-    return torch.sigmoid(factors @ loadings - 2)
-
-
-def batches(size: Size) -> list[Tensor]:
-    r"""Whole batches of zeros and ones: scikit-learn's digits, or what stands for MNIST."""
-    if size.features == 64:
-        x = load("digits", binarization="static").train["x"].flatten(1)
-    else:
-        x = torch.bernoulli(probabilities(4096), generator=torch.Generator().manual_seed(1))
-    return [part for part in x.split(size.batch) if len(part) == size.batch]
+def contenders(size: Size) -> dict[str, Contender]:
+    r"""All of them, at their start; what was compiled before is forgotten."""
+    torch.compiler.reset()  # it compiles one function for eight networks at most
+    return {name: make() for name, make in makers(size).items()}

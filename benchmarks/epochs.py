@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from contenders import SIZES, probabilities, programs
+from contenders import programs
+from sizes import SIZES, probabilities
 
 from pyro_vae import fit
 from pyro_vae.data import Data, load

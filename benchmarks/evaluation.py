@@ -111,15 +111,17 @@ def main() -> None:
         print(Beside.first)
         return
 
-    print("| | eager ms | captured ms | ratio | first call, cold s | cached s | pays from |")
-    print("|---|---|---|---|---|---|---|")
+    columns = "eager ms | captured ms | ratio | a second | first call s | cached s | pays from"
+    print(f"| | {columns} |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, task in tasks().items():
         eager, captured = map(statistics.median, zip(*beside(task), strict=True))
         cold, cached = first_calls(name, options.threads)
         pays = [f"{wait / (eager - captured):.0f}" for wait in (cached, cold)]
+        rate = "–" if name == "evaluate" else f"{DATA / eager:.0f} to {DATA / captured:.0f}"
         print(
             f"| {name} | {eager * 1e3:.1f} | {captured * 1e3:.1f} | {captured / eager:.2f} "
-            f"| {cold:.1f} | {cached:.1f} | {' to '.join(pays)} calls |",
+            f"| {rate} | {cold:.1f} | {cached:.1f} | {' to '.join(pays)} calls |",
             flush=True,
         )
     task = tasks()["evaluate"]

@@ -14,8 +14,9 @@ import time
 
 import pyro
 import torch
-from contenders import RATE, SIZES, Contender, Size, batches, programs, pyros
+from contenders import programs, pyros
 from pyro.infer import RenyiELBO
+from sizes import RATE, SIZES, Contender, Size, batches
 from torch import Tensor
 
 from pyro_vae import SVI

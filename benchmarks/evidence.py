@@ -1,0 +1,157 @@
+r"""The evidence of 1,000 images with K = 5000, beside a loop over images and the bare products.
+
+    uv run --group bench benchmarks/evidence.py --threads 2
+
+An MNIST-sized VAE (784-400-50) at its start. The loop is what one would write by hand: an image at
+a time, all particles at once. The products are the decoder's two, biases included, for one image
+after another, in float32 and in bfloat16: nothing that decodes so many particles is faster.
+pythae's ``get_nll`` has the same programs and few images, since it is slow. All take turns; times
+are per image, ratios those of a round. The time of ``evaluate`` is that of a whole call, with the
+compilation; what the later half takes is what a whole call exceeds one of half the images by.
+All must agree on the evidence.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from contenders import programs
+from sizes import SIZES, probabilities
+from steps import described, write
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_vae.evaluation import evaluate
+from pyro_vae.nn import positive
+
+SIZE = SIZES["mnist"]
+OURS, LATER = "this, evaluate", "this, the later half"
+LOOP, PYTHAE = "torch, a loop over images", "pythae, get_nll"
+PRODUCTS, HALVES = "the products", "the products in bfloat16"
+MOST = 0.35  # of the loop, to reach
+
+Task = Callable[[Tensor, int], float | None]  # images, particles: the mean evidence
+
+
+def by_hand(decoder: nn.Module, encoder: nn.Module) -> Task:
+    @torch.no_grad()
+    def task(x: Tensor, particles: int) -> float:
+        total = 0.0
+        for image in x:
+            loc, raw = encoder(image).chunk(2, -1)
+            scale = positive(raw)
+            noise = torch.randn(particles, SIZE.latents)
+            z = loc + scale * noise
+            expected = image.expand(particles, -1)
+            fit = F.binary_cross_entropy_with_logits(decoder(z), expected, reduction="none").sum(-1)
+            weights = ((noise.square() - z.square()) / 2 + scale.log()).sum(-1) - fit
+            total += float(weights.logsumexp(0)) - math.log(particles)
+        return total / len(x)
+
+    return task
+
+
+def products(dtype: torch.dtype) -> Task:
+    decoder, _ = SIZE.networks()
+    first, second = (layer.to(dtype) for layer in decoder if isinstance(layer, nn.Linear))
+
+    @torch.no_grad()
+    def task(x: Tensor, particles: int) -> None:
+        z = torch.randn(particles, SIZE.latents, dtype=dtype)
+        h = torch.randn(particles, *SIZE.hidden, dtype=dtype)
+        for _ in x:
+            first(z)
+            second(h)
+
+    return task
+
+
+def tasks() -> dict[str, Task]:
+    r"""All of them, by name."""
+    model, guide = programs(SIZE)
+
+    def ours(x: Tensor, particles: int) -> float:
+        return -float(evaluate(model, guide, x, ("nll",), particles, capture=True)["nll"])
+
+    found: dict[str, Task] = {
+        OURS: ours,
+        LOOP: by_hand(*SIZE.networks()),
+        PRODUCTS: products(torch.float32),
+        HALVES: products(torch.bfloat16),
+    }
+    try:
+        theirs = import_module("pythaes").vae(SIZE)
+    except ModuleNotFoundError as error:
+        print(f"Without pythae ({error.name} is not installed): uv run --group bench …")
+    else:
+        found[PYTHAE] = torch.no_grad()(lambda x, particles: theirs.get_nll(x, particles))
+    return found
+
+
+def check(values: dict[str, float | None]) -> None:
+    r"""Raises unless all agree on the same images, but for Monte Carlo error.
+
+    Log-weights at the start have a variance of about 7: five images at K = 5000 leave a standard
+    error of 0.2 nats, so that differences of 1.5 do not happen.
+    """
+    known = {name: value for name, value in values.items() if value is not None}
+    if max(known.values()) - min(known.values()) > 1.5:
+        raise SystemExit(f"expected evidences that agree within 1.5 nats, got {known}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=1000, help="that we evaluate")
+    parser.add_argument("--few", type=int, default=50, help="that others evaluate in a round")
+    parser.add_argument("--particles", type=int, default=5000)
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    x = torch.bernoulli(probabilities(options.images), generator=torch.Generator().manual_seed(1))
+
+    found = tasks()
+    counts = {OURS: options.images, PYTHAE: max(options.few // 10, 1)}
+    times: dict[str, list[float]] = {name: [] for name in (OURS, LATER, *list(found)[1:])}
+    for name in set(found) - {OURS}:
+        found[name](x[:1], options.particles)  # warms up
+    for _ in range(options.rounds):
+        for name, task in found.items():
+            count = counts.get(name, options.few)
+            start = time.perf_counter()
+            task(x[:count], options.particles)
+            times[name].append((time.perf_counter() - start) / count)
+            if name == OURS:
+                half = options.images // 2
+                task(x[:half], options.particles)
+                whole = count * times[OURS][-1]
+                later = 2 * whole - (time.perf_counter() - start)
+                times[LATER].append(later / (count - half))
+    values = {name: task(x[: counts[PYTHAE]], options.particles) for name, task in found.items()}
+    check(values)
+
+    print(f"{described()}; {options.threads} threads, K = {options.particles}\n")
+    print("| | ms an image | ÷ loop | ÷ products | evidence |\n|---|---|---|---|---|")
+    rows = {}
+    for name, own in times.items():
+        ratios = [
+            statistics.median(a / b for a, b in zip(own, times[base], strict=True))
+            for base in (LOOP, PRODUCTS)
+        ]
+        rows[name] = {"ms": 1e3 * statistics.median(own), "loop": ratios[0], "products": ratios[1]}
+        value = "–" if values.get(name) is None else f"{values[name]:.2f}"
+        print(f"| {name} | {rows[name]['ms']:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {value} |")
+    verdict = "reached" if rows[OURS]["loop"] <= MOST else "not reached"
+    print(f"\nOf the loop {rows[OURS]['loop']:.2f}, to reach ≤ {MOST}: {verdict}.")
+    setting = {key: getattr(options, key) for key in ("threads", "images", "particles", "rounds")}
+    write(options.json, {"machine": described(), "setting": setting, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

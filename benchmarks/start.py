@@ -1,0 +1,112 @@
+r"""From the start of a process to its first step, and the most memory that it ever held.
+
+    uv run --group bench benchmarks/start.py --programs digits mnist
+
+Each contender of ``contenders.py`` has processes of its own, by turns: with an empty cache of
+compiled code, and with what that one left. Seconds are those from the start of the process to the
+end of the first step; memory is that of some steps later. All import torch and Pyro, which the
+first row shows, also those who would need neither: of NumPyro's seconds, what exceeds that row is
+its own, less what it would import without. Reads ``/proc``, as Linux has it.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import makers
+from sizes import SIZES, batches
+from steps import block, described, write
+
+IMPORTS = "what all import"
+AFTER = 20  # steps until memory is read
+
+
+def peak() -> float:
+    r"""The most memory that this process ever held, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+
+
+def one(program: str, name: str, threads: int, begun: float) -> None:
+    r"""Takes steps in this process, and prints what they took."""
+    torch.set_num_threads(threads)
+    size = SIZES[program]
+    data = batches(size)
+    if name == IMPORTS:
+        print(json.dumps({"seconds": time.time() - begun, "peak": peak()}))
+        return
+    contender = makers(size)[name]()
+    block(contender, data, 1)
+    seconds = time.time() - begun
+    block(contender, data, AFTER)
+    print(json.dumps({"seconds": seconds, "peak": peak()}))
+
+
+def started(program: str, name: str, threads: int, cache: str) -> dict[str, float]:
+    r"""What a process of its own prints."""
+    command = [sys.executable, "-W", "ignore", __file__, "--one", name, "--programs", program]
+    command += ["--threads", str(threads), "--begun", str(time.time())]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+    run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+def measured(program: str, threads: int, rounds: int) -> dict[str, Any]:
+    r"""The medians of all contenders, cold, with a cache, and of memory."""
+    names = [IMPORTS, *makers(SIZES[program])]
+    runs: dict[str, list[tuple[dict[str, float], ...]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            with tempfile.TemporaryDirectory() as cache:
+                pair = tuple(started(program, name, threads, cache) for _ in range(2))
+            runs[name].append(pair)
+    return {
+        name: {
+            "cold": statistics.median(cold["seconds"] for cold, _ in found),
+            "cached": statistics.median(cached["seconds"] for _, cached in found),
+            "peak": statistics.median(cached["peak"] for _, cached in found),
+        }
+        for name, found in runs.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--programs", nargs="+", choices=SIZES, default=["digits", "mnist"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="by default as fit: small programs take 1")
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--begun", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    default = torch.get_num_threads()
+    if options.one is not None:
+        one(options.programs[0], options.one, options.threads, options.begun)
+        return
+
+    written: dict[str, Any] = {"machine": described(), "programs": {}}
+    print(written["machine"])
+    for program in options.programs:
+        threads = options.threads or (1 if SIZES[program].small else default)
+        rows = measured(program, threads, options.rounds)
+        written["programs"][program] = {"threads": threads, "rows": rows}
+        print(f"\n**{program}** {SIZES[program]}, threads: {threads}\n")
+        print("| | first step, s | with its code cached | most memory, MiB |")
+        print("|---|---|---|---|")
+        for name, row in rows.items():
+            figures = f"{row['cold']:.1f} | {row['cached']:.1f} | {row['peak']:.0f}"
+            print(f"| {name} | {figures} |", flush=True)
+        write(options.json, written)
+
+
+if __name__ == "__main__":
+    main()
