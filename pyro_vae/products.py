@@ -76,12 +76,12 @@ def multiply_in(program: Callable[..., Any], products: Products) -> Callable[...
     return found
 
 
-class _Multiplying(Messenger):  # type: ignore[misc]
+class _Multiplying(Messenger):
     r"""A handler, as Pyro's are, so that all that looks through these finds the program."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._rounded = _Rounded()
+        self._rounded: Any = _Rounded()
 
     def __enter__(self) -> Any:
         self._rounded.__enter__()
