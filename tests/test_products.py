@@ -159,6 +159,21 @@ class TestSVI:
         assert all(tensor.dtype == torch.float32 for tensor in found[1].values())
         assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
 
+    def test_both_programs_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, guide = pair()
+        seen = []
+
+        def product(func: Any, input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+            seen.append(weight)
+            return func(input, weight, *rest)
+
+        monkeypatch.setattr("pyro_vae.products._product", product)
+        SVI(model, guide, adam, capture=False, products="bfloat16").step(data())
+        for program in (model, guide):
+            weights = [p for p in program.parameters() if p.dim() == 2]
+            assert len(weights) == 2
+            assert all(any(found is weight for found in seen) for weight in weights)
+
     @pytest.mark.parametrize("loss", [None, Trace_ELBO], ids=["ours", "Pyro's"])
     def test_the_loss_differs_by_rounding(self, loss: Any) -> None:
         losses = []
