@@ -16,6 +16,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vae import SVI, Run, encode, evaluate, fit, multiply_in, sample
+from pyro_vae.evaluation.chunks import Largest
 from pyro_vae.graph import Graph
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
@@ -242,6 +243,13 @@ class TestEvaluation:
             values = [float(estimates[name]) for estimates in found]
             assert values[0] != values[1]
             assert values[1] == pytest.approx(values[0], rel=1e-3)
+
+    def test_chunks_are_as_large(self) -> None:
+        r"""Rounded weights, of which there are as many for one datum, do not count as data."""
+        layer, x = nn.Linear(200, 100), torch.randn(5, 200)
+        with torch.no_grad(), Largest() as largest:
+            multiply_in(layer, "bfloat16")(x)
+        assert largest.elements == 5 * 100
 
     def test_encode_captured_or_not(self) -> None:
         plain = encode(*pair(), data(), capture=False)["z"]
