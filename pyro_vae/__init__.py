@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyro_vae.evaluation import sample as sample
     from pyro_vae.evaluation import traverse as traverse
     from pyro_vae.loop import fit as fit
+    from pyro_vae.products import multiply_in as multiply_in
     from pyro_vae.runs import Run as Run
     from pyro_vae.svi import SVI as SVI
 
@@ -28,6 +29,7 @@ _HOMES = {
     "SVI": "svi",
     "check": "checks",
     "fit": "loop",
+    "multiply_in": "products",
     "Run": "runs",
     **dict.fromkeys(
         (

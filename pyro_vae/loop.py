@@ -30,6 +30,7 @@ from pyro_vae.evaluation import discrete_features
 from pyro_vae.interrupts import Interrupts
 from pyro_vae.objectives import Objective
 from pyro_vae.optimizers import OptimizerLike
+from pyro_vae.products import Products
 from pyro_vae.programs import Program, modules, unchanged
 from pyro_vae.recipe import FIXED, Interval, recipe
 from pyro_vae.runs import Row, Run, RunFolder, Which, environment, programs_of
@@ -81,6 +82,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     workers: int = 0,
     capture: Mode = "auto",
+    products: Products = "float32",
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -136,6 +138,8 @@ def fit(
         capture: Whether steps run as one compiled graph, as for :class:`pyro_vae.SVI`; a run
             that goes on repeats what ``"auto"`` decided, by the number of steps, when it began.
             Batches of other sizes, as the last of an epoch, run eagerly while they are rare.
+        products: What networks multiply in, as for :class:`pyro_vae.SVI`, on validation data, too;
+            the run's programs are those that were given, which multiply in float32.
         run_dir: The folder that the run is written to: configuration, checkpoints, metrics.
         resume: Whether the run in that folder goes on from its last checkpoint, or from the
             beginning if it has none; with more ``epochs`` a finished one is trained further.
@@ -186,6 +190,7 @@ def fit(
         clip_norm=clip_norm,
         capture=capture,
         steps=epochs * math.ceil(len(dataset.train["x"]) / batch_size),
+        products=products,
     )
     trainer = Trainer(
         svi,

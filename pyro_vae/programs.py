@@ -2,6 +2,7 @@ r"""Programs from outside: whose parameters they use, and runs that leave nothin
 
 __all__ = [
     "Program",
+    "bare_program",
     "free_tensors",
     "isolated",
     "modules",
@@ -40,12 +41,12 @@ _states: WeakKeyDictionary[nn.Module, StateDict] = WeakKeyDictionary()
 
 def owner(program: Program) -> nn.Module | None:
     r"""The module whose program it is: itself, or that of a bound method; else ``None``."""
-    program = _bare_program(program)
+    program = bare_program(program)
     module = getattr(program, "__self__", program)
     return module if isinstance(module, nn.Module) else None
 
 
-def _bare_program(program: Any) -> Any:
+def bare_program(program: Any) -> Any:
     r"""What ``functools.partial`` and Pyro's handlers (which are partials, too) were put around."""
     while isinstance(program, partial):
         handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)
@@ -60,11 +61,11 @@ def modules(program: Any) -> dict[str, nn.Module]:
     """
     bound = program.keywords if isinstance(program, partial) else {}
     if bound:
-        found = modules(_bare_program(program))
+        found = modules(bare_program(program))
         return {**found, **{k: m for k, m in bound.items() if isinstance(m, nn.Module)}}
     if (module := owner(program)) is not None:
         return {"": module}
-    function = inspect.unwrap(_bare_program(program))
+    function = inspect.unwrap(bare_program(program))
     if not inspect.isroutine(function) or inspect.isbuiltin(function):
         return {}
     names = inspect.getclosurevars(getattr(function, "__func__", function))
@@ -127,7 +128,7 @@ def isolated(program: Program) -> Program:
     are returned as they are.
     """
     module = owner(program)
-    if isinstance(_bare_program(program), GuideMessenger):
+    if isinstance(bare_program(program), GuideMessenger):
         # it runs the model itself, whose data it does not draw
         program = poutine.block(program, hide_types=["observe"])
     if isinstance(program, _Isolated) or not isinstance(module, PyroModule):

@@ -10,6 +10,7 @@ import torch
 
 from pyro_vae.alternation import check_encoder_steps
 from pyro_vae.components import describe, files_of
+from pyro_vae.products import check_products
 
 Interval = Literal["epoch", "step"]
 
@@ -18,7 +19,7 @@ Interval = Literal["epoch", "step"]
 PARTS = ("model", "guide", "objective", "optimizer", "schedule")
 FIXED = (
     *("schedule_interval", "clip_norm", "batch_size", "seed", "validation", "data_plate"),
-    "encoder_steps",
+    *("encoder_steps", "products"),
 )
 FREE = ("epochs", "patience", "workers", "capture")
 
@@ -37,6 +38,7 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["resume"] and given["overwrite"]:
         raise ValueError("expected either resume or overwrite (--resume or --force), got both")
     check_encoder_steps(given["encoder_steps"])
+    check_products(given["products"])
     data = given["data"]
     if isinstance(data, str | os.PathLike):
         data = {"class_path": "pyro_vae.data.load", "init_args": {"source": os.fspath(data)}}

@@ -21,6 +21,7 @@ from pyro_vae.nonfinite import first_nonfinite
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.optimizers import OptimizerLike, follow, make_optimizer
 from pyro_vae.pair import Pair, Plan
+from pyro_vae.products import Products, multiply_in
 from pyro_vae.programs import Program
 from pyro_vae.threads import few_threads
 
@@ -58,6 +59,9 @@ class SVI:
             graphs. A print runs while it is traced only, and no value that lies in an array, an
             iterator, an object of a library, or more than four levels deep is looked at again.
         steps: The number of steps that are planned, if it is known.
+        products: What networks multiply in: ``"bfloat16"`` is faster, where the processor knows
+            it, and rounds (:func:`pyro_vae.multiply_in`); densities, parameters and gradients
+            stay in float32.
 
     References:
         | Stochastic Variational Inference (Hoffman et al., 2013)
@@ -87,6 +91,7 @@ class SVI:
         clip_norm: float | None = None,
         capture: Mode = "auto",
         steps: int | None = None,
+        products: Products = "float32",
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
@@ -98,6 +103,7 @@ class SVI:
         if data_size is not None and data_size < 1:
             raise ValueError(f"expected a positive number of data, got data_size={data_size}")
 
+        model, guide = multiply_in(model, products), multiply_in(guide, products)
         self.pair = Pair(model, guide, data_plate)
         self.optim = optim
         self.loss: Objective | pyro.infer.ELBO = ELBO() if loss is None else loss

@@ -16,7 +16,7 @@ import pyro_vae
 from pyro_vae.captured import Captured
 from pyro_vae.cli import main
 from pyro_vae.cli.pictures import Artist
-from pyro_vae.components import summary
+from pyro_vae.components import read_config, summary
 from pyro_vae.data import Data, load
 from pyro_vae.evaluation.estimate import digits
 from pyro_vae.evaluation.metrics import METRICS
@@ -268,6 +268,33 @@ def test_what_is_computed_in_another_precision(capsys: pytest.CaptureFixture[str
     assert (double.dtype, single.dtype) == (np.float64, np.float32)
     np.testing.assert_allclose(double, single, atol=1e-5)
     assert torch.get_default_dtype() == torch.float64
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "encode"])
+def test_what_networks_multiply_in(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pyro_vae.products._WORTH", 1)  # the networks here are small
+    called, linear = [], torch.nn.functional.linear
+
+    def product(func: Any, input: torch.Tensor, *args: Any) -> torch.Tensor:
+        called.append(func is linear)
+        return func(input, *args)
+
+    monkeypatch.setattr("pyro_vae.products._product", product)
+    assert main([command, "run", "--quiet"]) == 0
+    assert not called
+    assert main([command, "run", "--quiet", "--products", "bfloat16"]) == 0
+    assert called
+    assert all(called)
+
+
+def test_a_run_is_made_with_products_in_bfloat16_and_goes_on() -> None:
+    words = [*FIT, "--quiet", "--out", "rounded"]
+    assert main([*words, "--products", "bfloat16"]) == 0
+    assert read_config("rounded/config.yaml")["products"] == "bfloat16"
+    assert main(["fit", "--quiet", "--resume", "--out", "rounded", "--epochs", "3"]) == 0
+    assert read_config("rounded/config.yaml")["products"] == "bfloat16"
 
 
 @pytest.mark.parametrize("width", [40, 50, 60, 120])

@@ -122,6 +122,15 @@ FITTING: dict[str, tuple[str, str]] = {
         "the batch_size that the run began",
     ),
     "resumed and deleted": ("--resume --force --out run", "or --force, got both"),
+    "products": ("--products float16", "expected float32 or bfloat16, got 'float16'"),
+    "products of numbers in double precision": (
+        "--products bfloat16 --precision float64",
+        "expected a program in float32, whose networks can multiply in bfloat16, got",
+    ),
+    "resumed with other products": (
+        "--resume --out run --products bfloat16",
+        "run: expected the products that the run began with, float32, got bfloat16",
+    ),
     "resumed in another precision": (
         "--resume --out run --precision float64",
         "run: expected --precision float32, which the run began in, got float64",
@@ -170,6 +179,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "extent": ("traverse run --extent 0", "--extent: expected a number above 0, got 0"),
     "data that do not fit": ("encode run --data vectors.npy", "(1, 4, 4)"),
     "missing data": ("encode run --data nowhere.npy", "nowhere.npy"),
+    "products": (
+        "encode run --products bfloat16 --precision float64",
+        "expected a program in float32, whose networks can multiply in bfloat16, got",
+    ),
     "device": ("encode run --device gpu", "a device that is here"),
     "out": ("sample run --out occupied", "occupied"),
     "config of a run": (

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
 # what fit takes and what nothing is checked for
 UNUSED = (
     *("--epochs", "--validation", "--patience", "--encoder-steps", "--clip-norm"),
-    *("--schedule-interval", "--workers", "--checkpoint-every"),
+    *("--schedule-interval", "--workers", "--products", "--checkpoint-every"),
 )
 
 

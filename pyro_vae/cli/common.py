@@ -2,6 +2,7 @@ r"""What commands share: options, floating types, and the way to the terminal.""
 
 __all__ = [
     "CAPTURE",
+    "PRODUCTS",
     "add_capture",
     "add_setting",
     "new_parser",
@@ -61,6 +62,7 @@ def add_setting(parser: ArgumentParser, seed: str, precision: Precision | None =
 
 
 CAPTURE: Any = bool | Literal["auto"]
+PRODUCTS: Any = Literal["float32", "bfloat16"]
 
 
 def add_capture(parser: ArgumentParser, what: str) -> None:

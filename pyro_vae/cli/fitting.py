@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pyro_vae.cli.common import CAPTURE, add_setting, new_parser, note, precision
+from pyro_vae.cli.common import CAPTURE, PRODUCTS, add_setting, new_parser, note, precision
 from pyro_vae.cli.finishing import finish
 from pyro_vae.cli.places import absolute, new_folder, tidy
 
@@ -21,7 +21,7 @@ from pyro_vae.cli.places import absolute, new_folder, tidy
 TAKEN = (
     *("inputs", "schedule_interval", "clip_norm", "epochs", "batch_size", "device", "seed"),
     *("validation", "patience", "encoder_steps", "workers", "capture", "resume"),
-    *("checkpoint_every", "data_plate"),
+    *("checkpoint_every", "data_plate", "products"),
 )
 
 
@@ -67,6 +67,7 @@ def add_training(found: ArgumentParser, hidden: Sequence[str] = ()) -> None:
         ),
         ("--workers", NonNegativeInt, 0, "threads that read data which are not in memory"),
         ("--capture", CAPTURE, "auto", "whether steps run as a compiled graph (auto: if many)"),
+        ("--products", PRODUCTS, "float32", "what networks multiply in"),
         ("--checkpoint-every", NonNegativeFloat, 10.0, "seconds between two checkpoints"),
     ):
         shown = text if flag not in hidden else SUPPRESS

@@ -4,13 +4,13 @@ __all__ = ["DATA", "Opened", "add_out", "open_run", "run_parser"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from pyro_vae.cli.common import add_setting, new_parser, precision, say, show, show_json
+from pyro_vae.cli.common import PRODUCTS, add_setting, new_parser, precision, say, show, show_json
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help needs none
     from matplotlib.figure import Figure
@@ -36,6 +36,8 @@ def run_parser(command: str, description: str, seed: str) -> ArgumentParser:
     weights: Any = Literal["best", "last"] | None
     text = "which weights (by default the best, if there was validation)"
     parser.add_argument("--weights", type=weights, default=None, help=text)
+    text = "what networks multiply in (bfloat16: faster, and rounded)"
+    parser.add_argument("--products", type=PRODUCTS, default="float32", help=text)
     add_setting(parser, seed)
     return parser
 
@@ -116,6 +118,7 @@ def open_run(parser: ArgumentParser, flags: Sequence[str]) -> Iterator[Opened]:
     r"""Parses the flags of a command, and loads its run and the data."""
     from pyro_vae.cli.options import parse_options
     from pyro_vae.devices import find_device
+    from pyro_vae.products import multiply_in
     from pyro_vae.runs import Run
 
     options = parse_options(parser, flags, parts=DATA)
@@ -126,6 +129,9 @@ def open_run(parser: ArgumentParser, flags: Sequence[str]) -> Iterator[Opened]:
     name = options["precision"] or run.config.get("precision", "float32")
     with precision(name):
         _convert(run, name)
+        products = options["products"]
+        model, guide = multiply_in(run.model, products), multiply_in(run.guide, products)
+        run = replace(run, model=model, guide=guide)
         opened = Opened(run, _data(run, options), options)
         if not opened.data.splits[options["split"]]:
             there = [split for split, fields in opened.data.splits.items() if fields]

@@ -27,7 +27,7 @@ from pyro_vae.evaluation.rows import (
 )
 from pyro_vae.layout import latent_sites, plate_dims
 from pyro_vae.pair import Pair
-from pyro_vae.programs import Program, isolated
+from pyro_vae.programs import Program, bare_program, isolated
 
 
 class Generator:
@@ -200,7 +200,8 @@ class Generator:
 
 def _check_signature(model: Program) -> None:
     # a module's call takes anything
-    signature = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
+    bare = bare_program(model)
+    signature = inspect.signature(bare.forward if isinstance(bare, nn.Module) else bare)
     if "n" not in signature.parameters:
         raise ValueError(
             f"expected a model that can be called as model(n=…), got one with the arguments "
