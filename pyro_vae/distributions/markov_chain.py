@@ -40,13 +40,13 @@ class MarkovChain(TorchDistribution):
         inputs: What steps depend on besides, with shape :math:`(*, T - 1, I)`, from
             :math:`u_2` on.
         steps: The number of states :math:`T`; with inputs it is known.
-        lengths: The number of states of each sequence, :math:`0, \dots, T`, with shape
+        lengths: The number of states of each sequence, :math:`1, \dots, T`, with shape
             :math:`(*)`; by default all have :math:`T`.
 
     Raises:
         TypeError: If ``lengths`` are no integers.
         ValueError: If the initial state is no vector, if ``steps`` and ``inputs`` disagree or
-            both are missing, or if a length is not in :math:`0, \dots, T`.
+            both are missing, or if a length is not in :math:`1, \dots, T`.
 
     References:
         | Structured Inference Networks for Nonlinear State Space Models (Krishnan et al., 2017)
@@ -108,20 +108,21 @@ class MarkovChain(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns :math:`\log p(z_{1:T})` of states with shape :math:`(*, T, D)`."""
+        exists = self._exists()
+        if exists is not None:  # what is there otherwise may have no density, or be missing
+            value = torch.where(exists[..., None], value, value[..., :1, :])
         if self._validate_args:
             self._validate_sample(value)
 
         shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
         z = value.expand(*shape, *self.event_shape)
-        exists = self._exists()
-        if exists is not None:  # what is there otherwise may have no density, or be missing
-            z = torch.where(exists[..., None], z, z[..., :1, :])
         first = self.initial.log_prob(z[..., 0, :])
+        if self.steps == 1:
+            return first
         later = self._following(z[..., :-1, :], slice(None)).log_prob(z[..., 1:, :])  # (*, T - 1)
-        if exists is None:
-            return first + later.sum(-1)
-        terms = torch.cat([first[..., None], later.expand(*shape, self.steps - 1)], -1)
-        return torch.where(exists, terms, 0.0).sum(-1)
+        if exists is not None:
+            later = torch.where(exists[..., 1:], later, 0.0)
+        return first + later.sum(-1)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws states one after the other."""
@@ -188,5 +189,5 @@ def _check_lengths(lengths: Tensor, steps: int, looks: bool) -> None:
         raise TypeError(
             f"expected lengths to be integers, got {lengths.dtype}: of a mask, give mask.sum(-1)"
         )
-    if looks and not ((lengths >= 0) & (lengths <= steps)).all():
-        raise ValueError(f"expected lengths from 0 to the number of steps, {steps}, got others")
+    if looks and not ((lengths >= 1) & (lengths <= steps)).all():
+        raise ValueError(f"expected lengths from 1 to the number of steps, {steps}, got others")
