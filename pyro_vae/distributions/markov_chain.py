@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.counts import check_counts
+from pyro_vae.recurrence import recur
 
 Transition = Callable[..., TorchDistribution]
 
@@ -119,7 +120,8 @@ class MarkovChain(TorchDistribution):
         first = self.initial.log_prob(z[..., 0, :])
         if self.steps == 1:
             return first
-        later = self._following(z[..., :-1, :], slice(None)).log_prob(z[..., 1:, :])  # (*, T - 1)
+        inputs = [] if self.inputs is None else [self.inputs]
+        later = self._following(z[..., :-1, :], inputs).log_prob(z[..., 1:, :])  # (*, T - 1)
         if exists is not None:
             later = torch.where(exists[..., 1:], later, 0.0)
         return first + later.sum(-1)
@@ -135,22 +137,22 @@ class MarkovChain(TorchDistribution):
 
     def _draw(self, sample_shape: Size, draw: Callable[[Any, Size], Tensor]) -> Tensor:
         exists = self._exists()
-        states = [draw(self.initial, sample_shape).unsqueeze(-2)]  # (*, 1, D)
-        for t in range(self.steps - 1):
-            z = draw(self._following(states[-1], slice(t, t + 1)), Size())
-            if exists is not None:
-                z = torch.where(exists[..., t + 1, None, None], z, states[-1])
-            states.append(z)
-        return torch.cat(states, -2)
+        first = draw(self.initial, sample_shape).unsqueeze(-2)  # (*, 1, D)
+        inputs = [] if self.inputs is None else [self.inputs]
+        ends = [] if exists is None else [exists[..., 1:, None]]
 
-    def _following(self, z: Tensor, steps: slice) -> TorchDistribution:
+        def step(z: Tensor, *rows: Tensor) -> Tensor:
+            after = draw(self._following(z, rows[: len(inputs)]), Size())
+            return torch.where(rows[-1], after, z) if ends else after
+
+        if self.steps == 1:
+            return first
+        return torch.cat([first, recur(step, first, [*inputs, *ends], self.steps - 1)], -2)
+
+    def _following(self, z: Tensor, inputs: Sequence[Tensor]) -> TorchDistribution:
         r"""The distribution of the states that follow ``z``, with batch shape :math:`(*, S)`."""
         shape = z.shape[:-1]
-        if self.inputs is None:
-            found = self.transition(z)
-        else:
-            u = self.inputs[..., steps, :]
-            found = self.transition(z, u.expand(*shape, u.shape[-1]))
+        found = self.transition(z, *(u.expand(*shape, u.shape[-1]) for u in inputs))
         if found.event_shape != z.shape[-1:]:
             raise ValueError(
                 "expected the transition to return a distribution with event shape "
