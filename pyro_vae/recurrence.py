@@ -48,16 +48,10 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     size = _chunk(steps)
     # elsewhere a step is Python that runs once; Dynamo, if it reads this, sees a loop
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-    whole = steps // size if compiling and steps >= 2 * size else 0
-    if whole:
-        # views, which the step uses nowhere else
-        given = [state.view_as(state), *(each[..., :1, :] for each in inputs)]
-        seen = _Seen(given)
-        with torch.no_grad(), seen, _Watch(seen):
-            step(*given)
-        whole = 0 if seen.is_refused else whole
+    seen = _look(step, state, inputs) if compiling and steps >= 2 * size else None
+    whole = 0 if seen is None else steps // size
     parts = []
-    if whole:
+    if seen is not None:
         region = _Region(step, size, len(inputs), seen)
         for i in range(whole):
             rows = [each[..., i * size : (i + 1) * size, :] for each in inputs]
@@ -69,11 +63,29 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     return torch.cat(parts, -2)
 
 
+def _look(step: Step, state: Tensor, inputs: Sequence[Tensor]) -> "_Seen | None":
+    r"""What a step uses and draws; ``None`` if it does what a region cannot."""
+    # views, which the step uses nowhere else
+    given = [state.view_as(state), *(each[..., :1, :] for each in inputs)]
+    seen = _Seen(given)
+    try:
+        with torch.no_grad(), seen, _Watch():
+            step(*given)
+    except _Refused:
+        return None
+    return seen
+
+
 def _chunk(steps: int) -> int:
     r"""The number of steps in a part, such that few are left over."""
     return min(range(_SHORTEST, _LONGEST + 1), key=lambda size: (steps % size, -size))
 
 
+class _Refused(Exception):  # noqa: N818, it is none of the user's
+    r"""A step did what a region cannot do, and nothing came of it."""
+
+
+_QUIETLY = {"batch_norm", "instance_norm"}  # they write statistics
 _DRAWS = {Tensor.normal_, Tensor.uniform_, Tensor.exponential_}
 
 
@@ -85,7 +97,6 @@ class _Seen(TorchFunctionMode):
         self.made = {id(tensor): tensor for tensor in given}  # kept alive: no id comes twice
         self.free: dict[int, Tensor] = {}
         self.draws: list[tuple[Any, Tensor, tuple[Any, ...], dict[str, Any]]] = []
-        self.is_refused = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -98,8 +109,8 @@ class _Seen(TorchFunctionMode):
             # it is drawn outside: inside, backward would draw it again
             self.draws.append((func, args[0], args[1:], kwargs))
             return args[0]
-        if _writes(func) and self._is_free(args[0]):
-            self.is_refused = True
+        if _writes(func, self._is_free(args[0]) if args else False):
+            raise _Refused
         result = func(*args, **kwargs)
         for tensor in _tensors(result):
             if id(tensor) not in self.free:
@@ -111,17 +122,13 @@ class _Seen(TorchFunctionMode):
 
 
 class _Watch(TorchDispatchMode):
-    r"""Notices what else is drawn."""
-
-    def __init__(self, seen: _Seen) -> None:
-        super().__init__()
-        self.seen = seen
+    r"""Refuses what else is drawn."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            self.seen.is_refused = True
+            raise _Refused
         return func(*args, **(kwargs or {}))
 
 
@@ -200,8 +207,10 @@ def _plain(tensor: Tensor) -> Tensor:
     return found
 
 
-def _writes(func: Any) -> bool:
+def _writes(func: Any, to_free: bool) -> bool:
     name: str = getattr(func, "__name__", "")
+    if name in _QUIETLY:
+        return True
     in_place = name.endswith("_") and not name.endswith("__")
     return in_place or name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
 

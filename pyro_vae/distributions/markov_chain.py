@@ -133,6 +133,8 @@ class MarkovChain(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws states one after the other, without a gradient."""
+        if self.has_rsample:  # which a graph can take apart
+            return self.rsample(sample_shape)
         return self._draw(Size(sample_shape), lambda fn, shape: fn.sample(shape))
 
     def _draw(self, sample_shape: Size, draw: Callable[[Any, Size], Tensor]) -> Tensor:
