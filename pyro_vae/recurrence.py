@@ -1,4 +1,4 @@
-r"""States one after the other, such that a graph of many steps compiles as fast as one of few."""
+r"""States one after the other; in graphs, a few steps as a function that is compiled once."""
 
 __all__ = ["recur"]
 
@@ -14,6 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 Step = Callable[..., Tensor]
 
+# Inductor's code for regions has corrupted memory (benchmarks/NOTES.md): until that is understood,
+# graphs are unrolled, and only the tests, through aot_eager, have regions
+_REGIONS = False
+
 # steps that are compiled together: more take longer to compile, fewer take longer to run
 _SHORTEST, _LONGEST = 4, 6
 
@@ -25,9 +29,9 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
 
     .. math:: z_t = f(z_{t-1}, u_t), \qquad t = 1, \dots, S
 
-    It is a loop. While a graph is traced, a few steps become one function of the graph, which is
-    compiled once and called many times: the time to compile it does not grow with :math:`S`. A
-    step that writes to tensors it did not make, or draws otherwise than by ``normal_``,
+    It is a loop, which graphs unroll. Where regions are switched on, which they are not yet, a few
+    steps become one function of a graph that is traced, compiled once and called many times: the
+    time to compile it does not grow with :math:`S`. A step that writes to tensors it did not make, or draws otherwise than by ``normal_``,
     ``uniform_`` or ``exponential_``, as dropout does, is traced anew each time.
 
     Arguments:
@@ -48,6 +52,7 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     size = _chunk(steps)
     # elsewhere a step is Python that runs once; Dynamo, if it reads this, sees a loop
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    compiling = compiling and _REGIONS
     seen = _look(step, state, inputs) if compiling and steps >= 2 * size else None
     whole = 0 if seen is None else steps // size
     parts = []

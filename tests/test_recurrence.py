@@ -26,6 +26,7 @@ def regions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return call(self, *args)
 
     monkeypatch.setattr(recurrence._Region, "__call__", counted)
+    monkeypatch.setattr(recurrence, "_REGIONS", True)
     return found
 
 
