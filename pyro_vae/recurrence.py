@@ -31,8 +31,9 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
 
     It is a loop, which graphs unroll. Where regions are switched on, which they are not yet, a few
     steps become one function of a graph that is traced, compiled once and called many times: the
-    time to compile it does not grow with :math:`S`. A step that writes to tensors it did not make, or draws otherwise than by ``normal_``,
-    ``uniform_`` or ``exponential_``, as dropout does, is traced anew each time.
+    time to compile it does not grow with :math:`S`. A step that writes to tensors it did not make,
+    or draws otherwise than by ``normal_``, ``uniform_`` or ``exponential_``, as dropout does, is
+    unrolled all the same.
 
     Arguments:
         step: The function :math:`f`, called with a state and a row of each of the inputs.
@@ -73,8 +74,9 @@ def _look(step: Step, state: Tensor, inputs: Sequence[Tensor]) -> "_Seen | None"
     # views, which the step uses nowhere else
     given = [state.view_as(state), *(each[..., :1, :] for each in inputs)]
     seen = _Seen(given)
+    watch: Any = _Watch  # untyped
     try:
-        with torch.no_grad(), seen, _Watch():
+        with torch.no_grad(), seen, watch():
             step(*given)
     except _Refused:
         return None
@@ -180,8 +182,9 @@ class _Region:
             for _ in range(self.size)
             for func, made, args, kwargs in self.seen.draws
         ]
+        steps: Any = self._steps  # called as it is: the types ask for a graph
         operands = [*map(_plain, (state, *rows)), *draws, *self.free]
-        states, last = map(_plain, invoke_subgraph(self._steps, self.name, *operands))
+        states, last = map(_plain, invoke_subgraph(steps, self.name, *operands))
         return states, last
 
     def _steps(self, state: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:

@@ -287,7 +287,7 @@ ERRORS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: MarkovChain(vector(), linear, torch.zeros(4, U), steps=4),
         ValueError,
-        "inputs of 3 steps, .* got those of 4",
+        "one step less than the 4 states, .* got those of 4",
     ),
     (lambda: MarkovChain(vector(), linear, torch.zeros(4)), ValueError, r"shape \(\*, T - 1, I\)"),
     (

@@ -171,20 +171,22 @@ class MarkovChain(TorchDistribution):
 
 
 def _steps(inputs: Tensor | None, steps: int | None) -> int:
-    if inputs is None and steps is None:
-        raise ValueError("expected the number of steps, or inputs that tell it, got neither")
-    if inputs is not None and inputs.dim() < 2:
+    check_counts(steps=steps)
+    if inputs is None:
+        if steps is None:
+            raise ValueError("expected the number of steps, or inputs that tell it, got neither")
+        return steps
+    if inputs.dim() < 2:
         raise ValueError(
             f"expected inputs with shape (*, T - 1, I), got {tuple(inputs.shape)}: a single "
             "feature is a dimension, too"
         )
-    found = steps if inputs is None else inputs.shape[-2] + 1
-    if steps is not None and found != steps:
+    found = inputs.shape[-2] + 1
+    if steps not in (None, found):
         raise ValueError(
-            f"expected inputs of {steps - 1} steps, from the second state on, got those of "
-            f"{found - 1}: leave out what the initial state depends on"
+            f"expected inputs of one step less than the {steps} states, from the second state on, "
+            f"got those of {found - 1}: leave out what the initial state depends on"
         )
-    check_counts(steps=found)
     return found
 
 
