@@ -4,6 +4,7 @@ __all__ = [
     "Categorical",
     "ChineseRestaurant",
     "ContinuousBernoulli",
+    "MarkovChain",
     "PartlyObserved",
     "Poisson",
     "StickBreaking",
@@ -23,6 +24,7 @@ from pyro_vae.distributions.chinese_restaurant import ChineseRestaurant, canonic
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.divergence import has_kl, kl_divergence
 from pyro_vae.distributions.innermost import factors, innermost, is_point, unwrapped
+from pyro_vae.distributions.markov_chain import MarkovChain
 from pyro_vae.distributions.partly_observed import PartlyObserved, missing_values
 from pyro_vae.distributions.poisson import Poisson
 from pyro_vae.distributions.reshaped import Reshaped
