@@ -100,6 +100,7 @@ class Capture:
         self._watches: dict[int, tuple[Plan, Watch]] = {}  # plans stay, so that no id comes twice
         self._alike = Counter[str]()
         self._update: Update | None = None
+        self._last: Step | None = None  # what took the last step, if it was captured
 
     @property
     def _programs(self) -> dict[str, Program]:
@@ -111,6 +112,7 @@ class Capture:
         Raises:
             Uncapturable: If it cannot be captured, and must be.
         """
+        self._last = None
         if self.start == math.inf:
             return None
         try:
@@ -122,6 +124,13 @@ class Capture:
         except Uncapturable as error:
             self._refuse(error)
             return None
+
+    def again(self, args: tuple[Tensor, ...]) -> Tensor | None:
+        r"""Takes the last step's graph again, and returns the loss; None if that cannot be.
+
+        Nothing but the contents of tensors may have changed in between.
+        """
+        return None if self._last is None else self._last.again(args)
 
     def check(self, plan: Plan, args: Args, kwargs: Kwargs) -> list[Tensor]:
         r"""Finds the tensors that a step uses.
@@ -279,6 +288,7 @@ class Capture:
         self.compilations += traces != step.graph.traces
         for name, parameter in call.parameters.items():
             parameter.grad = gradients.get(name)
+        self._last = step
         return loss, metrics
 
     def _refuse(self, error: Uncapturable) -> None:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from pyro_vae.arguments import flatten, unflatten
 from pyro_vae.compiler import removed_half_written
+from pyro_vae.direct import Direct
 from pyro_vae.programs import Program
 from pyro_vae.traceable import traceable
 from pyro_vae.uncapturable import Uncapturable
@@ -55,8 +56,8 @@ class Graph:
     All of them must be named; while it is traced others stand for them, by identity. Nothing
     guards the Python that it reads: whoever holds a graph must know when it is none any more.
 
-    Random numbers follow torch's generators, from which each call draws a seed; they are others
-    than those of the function itself, unless ``options={"fallback_random": True}``.
+    Random numbers follow torch's generators. On the CPU they are torch's own, those of the function
+    itself where the compiler does not change their order; elsewhere each call draws a seed.
 
     Arguments:
         function: Called with a map from a free tensor to the one that stands for it, and with
@@ -97,11 +98,12 @@ class Graph:
         self.free = list({id(tensor): tensor for tensor in free}.values())
         self.sizes = sizes
         self.traces = 0  # several for each compilation
-        self._is_compiled = False
+        self._is_compiled = self._is_watched = False
+        self._direct: Direct | None = None
         self._bind()
         self._outputs: Any = None
         # what a graph depends on besides tensors is its holder's to know
-        chosen = {"guard_filter_fn": _only_tensors, **(options or {})}
+        chosen = {"guard_filter_fn": _only_tensors, **_noise(self.free), **(options or {})}
         self._run: Callable[..., Any] = torch.compile(
             _own_code(self._step()),
             fullgraph=True,
@@ -118,13 +120,34 @@ class Graph:
         traces = self.traces
         try:
             with torch.no_grad():
-                run = self._run if self._is_compiled else self._compiled
-                found = run(self._inputs, batch)
+                found = self._called(batch)
         except Exception as error:
             if traces == self.traces and not type(error).__module__.startswith(_COMPILERS):
                 raise
             raise _refusal(error) from error
         return found if self._outputs is None else tree_unflatten(found, self._outputs)
+
+    def again(self, batch: list[Tensor]) -> list[Tensor] | None:
+        r"""What a call returns, flat, right after another one; None where only a call can tell.
+
+        Nothing but the contents of tensors may have changed in between.
+        """
+        with torch.no_grad():
+            if self._direct is None or not self._direct.fits(batch):
+                return None
+            return self._direct(self._inputs, batch)
+
+    def _called(self, batch: list[Tensor]) -> list[Tensor]:
+        if not self._is_compiled:
+            return self._compiled(self._inputs, batch)
+        if not self._is_watched:
+            self._is_watched = True
+            first, self._direct = Direct.watched(self._run, self._inputs, batch)
+            return first
+        if self._direct is not None and self._direct.fits(batch):
+            return self._direct(self._inputs, batch)
+        found: list[Tensor] = self._run(self._inputs, batch)
+        return found
 
     def _compiled(self, inputs: list[Tensor], batch: list[Tensor]) -> list[Tensor]:
         pairs = zip_longest(batch, self.sizes)
@@ -145,6 +168,7 @@ class Graph:
         self._places = [tensor.detach() for tensor in self.free]
         # before torch 2.15 what is written to numbers in double precision is lost
         self._inputs = [t if t.dim() else t.view(1) for t in self._places]
+        self._direct, self._is_watched = None, False
 
     def _step(self) -> Callable[..., Any]:
         traced = _traced(self._trace)
@@ -172,6 +196,11 @@ class Graph:
         if isinstance(outputs, list) and len(outputs) == len(flat):
             self._outputs = None  # it is one list, as is returned
         return [tensor.detach() for tensor in flat]
+
+
+def _noise(free: Sequence[Tensor]) -> dict[str, Any]:
+    r"""On the CPU torch's own random numbers, which take a tenth of the time of the compiler's."""
+    return {"fallback_random": all(tensor.device.type == "cpu" for tensor in free)}
 
 
 def _only_tensors(guards: Sequence[Any]) -> list[bool]:

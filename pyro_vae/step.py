@@ -67,6 +67,22 @@ class Step:
         gradients = dict(zip(self._kept, values[len(metrics) :], strict=True))
         return loss, metrics, gradients
 
+    def again(self, args: tuple[Tensor, ...]) -> Tensor | None:
+        r"""Takes the step right after another one; None if it has to be called.
+
+        Nothing but the contents of tensors may have changed in between.
+        """
+        self.update.refresh()
+        try:
+            found = self.graph.again(list(args))
+        except BaseException:
+            self.update.undo()
+            raise
+        if found is None:
+            self.update.undo()
+            return None
+        return found[0]
+
     def _take(self, swap: Substitute, *args: Any, **kwargs: Any) -> list[Tensor]:
         with torch.enable_grad():
             loss, found, metrics = self.loss.gradients(self.plan, args, kwargs)

@@ -3,7 +3,7 @@ r"""Stochastic variational inference: one optimisation step."""
 __all__ = ["SVI"]
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import deepcopy
 from typing import Any, get_args
 
@@ -53,11 +53,12 @@ class SVI:
             ``True`` from the second step on, or an error that says what stands in the way;
             ``False`` never; ``"auto"`` where ``steps`` are so many that compiling pays, or after
             500 steps. Programs that cannot be captured run eagerly then, and it is said why.
-            Captured steps draw other noise from the same seed, validate nothing, and leave no
-            ``.grad``. Batches of other sizes than the first run eagerly 100 times, then share a
-            graph; 8 kinds of steps (modes, frozen parameters, numbers that programs read) have
-            graphs. A print runs while it is traced only, and no value that lies in an array, an
-            iterator, an object of a library, or more than four levels deep is looked at again.
+            Captured steps may draw other noise from the same seed (on the CPU the same, in an
+            order that the compiler chooses), validate nothing, and leave no ``.grad``. Batches of
+            other sizes than the first run eagerly 100 times, then share a graph; 8 kinds of
+            steps (modes, frozen parameters, numbers that programs read) have graphs. A print
+            runs while it is traced only, and no value that lies in an array, an iterator, an
+            object of a library, or more than four levels deep is looked at again.
         steps: The number of steps that are planned, if it is known.
         products: What networks multiply in: ``"bfloat16"`` is faster, where the processor knows
             it, and rounds (:func:`pyro_vae.multiply_in`); densities, parameters and gradients
@@ -160,6 +161,47 @@ class SVI:
                 self._check_taken(found[0], args, kwargs)
         self.capture.took()
         return found
+
+    def steps(self, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> Tensor:
+        r"""Takes a step on each batch in turn; returns the losses before them.
+
+        They are the steps that :meth:`step` takes, one after another. Where these run as one
+        graph on the CPU, nothing is looked at between two of them but tensors, which saves a
+        third of the time of small networks.
+
+        Arguments:
+            batches: What the programs are called with, each time: a tensor, or several.
+
+        Returns:
+            The losses, detached, with shape :math:`(B)` for :math:`B` batches.
+
+        Raises:
+            ValueError: If there is no batch, or as :meth:`step`: then the steps on the batches
+                before were taken.
+
+        Example:
+            >>> from functools import partial
+            >>> from pyro_vae.guides import AmortizedNormal
+            >>> from pyro_vae.models import VAE
+            >>> model, guide = VAE((4,), latents=2), AmortizedNormal((4,), {"z": 2})
+            >>> svi = SVI(model, guide, partial(torch.optim.Adam, lr=1e-2))
+            >>> svi.steps(torch.eye(4).expand(10, 4, 4)).shape
+            torch.Size([10])
+        """
+        rows = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+        if not rows:
+            raise ValueError("expected at least one batch, got none")
+        losses = [self.step(*rows[0])]
+        with few_threads(self._size * _rows(rows[0], {})):
+            for args in rows[1:]:
+                loss = self.capture.again(args)
+                if loss is None:
+                    loss = self.step(*args)
+                else:
+                    self._check_taken(loss, args, {})
+                    self.capture.took()
+                losses.append(loss)
+        return torch.stack(losses)
 
     def _check_taken(self, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
