@@ -55,8 +55,9 @@ class Graph:
     All of them must be named; while it is traced others stand for them, by identity. Nothing
     guards the Python that it reads: whoever holds a graph must know when it is none any more.
 
-    Random numbers follow torch's generators, from which each call draws a seed; they are others
-    than those of the function itself, unless ``options={"fallback_random": True}``.
+    Random numbers follow torch's generators, but may be others than those of the function itself:
+    elsewhere than on the CPU each call draws a seed from them, and on it independent ones may be
+    drawn in another order.
 
     Arguments:
         function: Called with a map from a free tensor to the one that stands for it, and with
@@ -101,7 +102,8 @@ class Graph:
         self._bind()
         self._outputs: Any = None
         # what a graph depends on besides tensors is its holder's to know
-        chosen = {"guard_filter_fn": _only_tensors, **(options or {})}
+        drawn = _torch_draws(self.free) if backend == "inductor" else {}
+        chosen = {"guard_filter_fn": _only_tensors, **drawn, **(options or {})}
         self._run: Callable[..., Any] = torch.compile(
             _own_code(self._step()),
             fullgraph=True,
@@ -172,6 +174,11 @@ class Graph:
         if isinstance(outputs, list) and len(outputs) == len(flat):
             self._outputs = None  # it is one list, as is returned
         return [tensor.detach() for tensor in flat]
+
+
+def _torch_draws(free: Iterable[Tensor]) -> dict[str, bool]:
+    r"""On the CPU, the option that torch draws noise: the compiler's code takes ten times as long."""
+    return {"fallback_random": True} if all(t.device.type == "cpu" for t in free) else {}
 
 
 def _only_tensors(guards: Sequence[Any]) -> list[bool]:
