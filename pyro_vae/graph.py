@@ -177,7 +177,7 @@ class Graph:
 
 
 def _torch_draws(free: Iterable[Tensor]) -> dict[str, bool]:
-    r"""On the CPU, the option that torch draws noise: the compiler's code takes ten times as long."""
+    r"""The option that torch draws noise, where the compiler draws numbers one by one: the CPU."""
     return {"fallback_random": True} if all(t.device.type == "cpu" for t in free) else {}
 
 

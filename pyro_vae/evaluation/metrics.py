@@ -161,9 +161,9 @@ def evaluate(
         seed: The seed of particles and of binarisation.
         capture: Whether chunks run as one compiled graph: ``True``, or an error that says what
             stands in the way; ``False``; ``"auto"`` where there are so many that compiling pays,
-            which takes seconds. The same is computed then, but for rounding, with other noise
-            for a seed: the compiler's. Chunks of another size, as the last, run eagerly, and
-            so does annealing.
+            which takes seconds. The same is computed then, but for rounding and, elsewhere than
+            on the CPU, with other noise for a seed: the compiler's. Chunks of another size, as
+            the last, run eagerly, and so does annealing.
 
     Raises:
         TypeError: If the data or the inputs are of another kind, or a number is no integer.
