@@ -101,7 +101,9 @@ def train(name: str, data: Data, folder: Path, seed: int, options: argparse.Name
     found = pyro_vae.evaluate(
         model, guide, data, ("nll", "active_units"), options.particles, seed=seed, capture=True
     )
-    units = [float(found[key]) for key in found if key.startswith("active_units")]
+    active = [key for key in found if key.startswith("active_units")]
+    sites = [key for key in active if "." in key] or active  # of several, each and their sum
+    units = [float(found[key]) for key in sites]
     result = {"nll": float(found["nll"]), "units": units, "ms": clock.milliseconds}
     (folder / RESULT).write_text(json.dumps(result))
 
