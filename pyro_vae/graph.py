@@ -56,8 +56,9 @@ class Graph:
     All of them must be named; while it is traced others stand for them, by identity. Nothing
     guards the Python that it reads: whoever holds a graph must know when it is none any more.
 
-    Random numbers follow torch's generators. On the CPU they are torch's own, those of the function
-    itself where the compiler does not change their order; elsewhere each call draws a seed.
+    Random numbers follow torch's generators, but may be others than those of the function itself:
+    elsewhere than on the CPU each call draws a seed from them, and on it independent ones may be
+    drawn in another order.
 
     Arguments:
         function: Called with a map from a free tensor to the one that stands for it, and with
@@ -103,7 +104,8 @@ class Graph:
         self._bind()
         self._outputs: Any = None
         # what a graph depends on besides tensors is its holder's to know
-        chosen = {"guard_filter_fn": _only_tensors, **_noise(self.free), **(options or {})}
+        drawn = _torch_draws(self.free) if backend == "inductor" else {}
+        chosen = {"guard_filter_fn": _only_tensors, **drawn, **(options or {})}
         self._run: Callable[..., Any] = torch.compile(
             _own_code(self._step()),
             fullgraph=True,
@@ -198,9 +200,9 @@ class Graph:
         return [tensor.detach() for tensor in flat]
 
 
-def _noise(free: Sequence[Tensor]) -> dict[str, Any]:
-    r"""On the CPU torch's own random numbers, which take a tenth of the time of the compiler's."""
-    return {"fallback_random": all(tensor.device.type == "cpu" for tensor in free)}
+def _torch_draws(free: Iterable[Tensor]) -> dict[str, bool]:
+    r"""The option that torch draws noise, where the compiler draws numbers one by one: the CPU."""
+    return {"fallback_random": True} if all(t.device.type == "cpu" for t in free) else {}
 
 
 def _only_tensors(guards: Sequence[Any]) -> list[bool]:
