@@ -2,6 +2,7 @@ r"""Products of networks in bfloat16; all else stays in float32."""
 
 __all__ = ["Products", "check_products", "multiply_in"]
 
+import platform
 from collections.abc import Callable
 from functools import cache
 from math import prod
@@ -43,7 +44,9 @@ def multiply_in(program: Callable[..., Any], products: Products) -> Callable[...
     are rounded to 8 binary digits, sums are kept in float32 and rounded at their end, and what
     follows, from the bias on, is float32: activations, densities, parameters, gradients. Products
     of few numbers, which would become slower, are those of the program itself; that depends on
-    the network and not on the number of data.
+    the network and not on the number of data. So are products inside of torch's own functions, as
+    attention and recurrent layers are; torch refuses networks that it computes again for their
+    gradients (``torch.utils.checkpoint``).
 
     Arguments:
         program: The model or the guide, in float32.
@@ -84,8 +87,9 @@ class _Multiplying(Messenger):
         self._rounded: Any = _Rounded()
 
     def __enter__(self) -> Any:
+        found = super().__enter__()  # first, since it refuses to be entered twice
         self._rounded.__enter__()
-        return super().__enter__()
+        return found
 
     def __exit__(self, *error: Any) -> Any:
         self._rounded.__exit__(*error)
@@ -111,7 +115,8 @@ def _product(
     *rest: Any,
     **more: Any,
 ) -> Tensor:
-    if input.dtype == torch.float64:
+    types = {given.dtype for given in (input, weight, bias) if given is not None}
+    if types == {torch.float64}:
         raise TypeError(
             "expected a program in float32, whose networks can multiply in bfloat16, got one in "
             "float64: take products='float32', which loses nothing, or convert the program and "
@@ -120,18 +125,26 @@ def _product(
     dims = _DIMS.get(func, 0)
     # not the number of data: else what a network computes would depend on how they are cut
     places = prod(input.shape[input.dim() - dims :])
-    if input.dtype != torch.float32 or weight.numel() * places < _WORTH:
+    if types != {torch.float32} or weight.numel() * places < _WORTH:
         return func(input, weight, bias, *rest, **more)
-    if input.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        _warn_slow()
+    if input.device.type == "cpu":
+        _warn_if_slow()
     # bfloat16 keeps the gradients' products in bfloat16, too: casts are differentiated as casts
     found = func(input.bfloat16(), weight.bfloat16(), None, *rest, **more).float()
-    return found if bias is None else found + bias.view(-1, *(1 for _ in range(dims)))
+    return found if bias is None else found.add_(bias.view(-1, *(1 for _ in range(dims))))
 
 
 @cache
-def _warn_slow() -> None:
-    warn_user(
-        "this processor has no instructions for bfloat16 (avx512_bf16 or amx_bf16 on x86): "
-        "products in it are right, but slower than in float32; take products='float32'"
-    )
+def _warn_if_slow() -> None:
+    if not _is_fast():
+        warn_user(
+            "this processor has no instructions for bfloat16 (avx512_bf16 on x86): products in it "
+            "are right, but slower than in float32; take products='float32'"
+        )
+
+
+def _is_fast() -> bool:
+    # oneDNN takes bfloat16 wherever there is avx512, and is half as fast there as in float32
+    known: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return known and (not x86 or bool(torch.cpu._is_avx512_bf16_supported()))

@@ -1,5 +1,6 @@
 r"""Products of networks in bfloat16: what is rounded, what is not, who may ask for it."""
 
+import platform
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -12,7 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from captures import traced
-from pyro.infer import Trace_ELBO
+from pyro.infer import Predictive, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vae import SVI, Run, encode, evaluate, fit, multiply_in, sample
@@ -20,9 +21,7 @@ from pyro_vae.evaluation.chunks import Largest
 from pyro_vae.graph import Graph
 from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
-from pyro_vae.products import _warn_slow
-
-pytestmark = pytest.mark.filterwarnings("ignore:this processor has no instructions")
+from pyro_vae.products import _is_fast, _warn_if_slow
 
 HALF = 2.0**-8  # the greatest relative error of rounding to 8 binary digits
 FEATURES, LATENTS = 100, 3
@@ -32,14 +31,21 @@ adam = partial(torch.optim.Adam, lr=1e-2)
 LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "linear": lambda: (nn.Linear(200, 100), torch.randn(5, 200)),
     "linear, particles": lambda: (nn.Linear(200, 100), torch.randn(2, 5, 200)),
+    "linear, columns": lambda: (nn.Linear(200, 100), torch.randn(200, 5).t()),
     "linear, no bias": lambda: (nn.Linear(200, 100, bias=False), torch.randn(5, 200)),
     "conv1d": lambda: (nn.Conv1d(8, 16, 5, stride=2), torch.randn(3, 8, 64)),
     "conv2d": lambda: (nn.Conv2d(3, 16, 4, 2, 1), torch.randn(3, 3, 16, 16)),
     "conv2d, groups": lambda: (nn.Conv2d(4, 16, 3, groups=2), torch.randn(3, 4, 16, 16)),
     "conv2d, one": lambda: (nn.Conv2d(3, 16, 4, 2, 1), torch.randn(3, 16, 16)),
+    "conv2d, same size": lambda: (nn.Conv2d(4, 16, 3, padding="same"), torch.randn(3, 4, 16, 16)),
+    "conv2d, dilated": lambda: (nn.Conv2d(4, 16, 3, dilation=2), torch.randn(3, 4, 16, 16)),
     "conv3d": lambda: (nn.Conv3d(2, 8, 3), torch.randn(2, 2, 8, 8, 8)),
     "transposed 1d": lambda: (nn.ConvTranspose1d(16, 8, 5, 2), torch.randn(3, 16, 64)),
     "transposed 2d": lambda: (nn.ConvTranspose2d(16, 3, 4, 2, 1), torch.randn(3, 16, 8, 8)),
+    "transposed 2d, all": lambda: (
+        nn.ConvTranspose2d(16, 8, 3, 2, 1, 1, groups=2, dilation=2),
+        torch.randn(3, 16, 8, 8),
+    ),
     "transposed 3d": lambda: (nn.ConvTranspose3d(4, 8, 3), torch.randn(2, 4, 8, 8, 8)),
 }
 
@@ -98,6 +104,63 @@ def test_the_bias_is_added_in_float32() -> None:
     layer = nn.Linear(200, 100)
     found = multiply_in(layer, "bfloat16")(torch.zeros(3, 200))
     assert torch.equal(found, layer.bias.expand(3, -1))
+
+
+def test_gradients_of_uses_of_one_weight_are_added_in_float32() -> None:
+    r"""So many that bfloat16, which has no 257, would lose some."""
+    layer, x = nn.Linear(200, 200, bias=False), torch.ones(1, 200)
+
+    def uses() -> Tensor:
+        outputs: list[Tensor] = [layer(x) for _ in range(257)]
+        return torch.stack(outputs).sum()
+
+    (found,) = torch.autograd.grad(multiply_in(uses, "bfloat16")(), layer.weight)
+    assert torch.equal(found, torch.full((200, 200), 257.0))
+
+
+def test_options_by_name() -> None:
+    layer, x = nn.Conv2d(3, 16, 4, stride=2, padding=1), torch.randn(3, 3, 16, 16)
+
+    def program() -> Tensor:
+        given: dict[str, Any] = {"weight": layer.weight, "bias": layer.bias}
+        return torch.nn.functional.conv2d(x, **given, stride=2, padding=1)
+
+    found = multiply_in(program, "bfloat16")()
+    assert torch.equal(found, multiply_in(layer, "bfloat16")(x))
+
+
+def test_a_program_that_calls_itself_leaves_nothing_behind() -> None:
+    layer, x = nn.Linear(200, 100), torch.randn(5, 200)
+    wanted = layer(x)
+    itself: Callable[..., Any] = multiply_in(lambda: itself(), "bfloat16")
+    with pytest.raises(ValueError, match="twice"):
+        itself()
+    assert torch.equal(layer(x), wanted)
+
+
+def test_no_data_have_no_gradient() -> None:
+    layer = nn.Linear(200, 100)
+    found = multiply_in(layer, "bfloat16")(torch.zeros(0, 200))
+    assert found.shape == (0, 100)
+    assert not torch.autograd.grad(found.sum(), layer.weight)[0].any()
+
+
+def test_two_types_are_refused_as_without_rounding() -> None:
+    layer = nn.Linear(200, 100).double()
+    with pytest.raises(RuntimeError, match="same dtype"):
+        multiply_in(layer, "bfloat16")(torch.randn(5, 200))
+
+
+def test_gradients_of_each_datum() -> None:
+    r"""Those of functions whose parameters are arguments, as ``torch.func`` takes them."""
+    layer, x = nn.Linear(200, 100), torch.randn(5, 200)
+    run = multiply_in(partial(torch.func.functional_call, layer), "bfloat16")
+    parameters = dict(layer.named_parameters())
+    each = torch.func.grad(lambda given, row: run(given, (row,)).square().sum())
+    found = torch.func.vmap(each, (None, 0))(parameters, x)
+    for name, tensor in found.items():
+        rows = torch.stack([each(parameters, row)[name] for row in x])
+        torch.testing.assert_close(tensor, rows, rtol=0.02, atol=1e-3)
 
 
 SMALL: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
@@ -244,6 +307,28 @@ class TestEvaluation:
             assert values[0] != values[1]
             assert values[1] == pytest.approx(values[0], rel=1e-3)
 
+    def test_rounded_data_count(self) -> None:
+        r"""Those of programs that are in bfloat16 themselves."""
+        with Largest() as largest:
+            torch.ones(7, 11, dtype=torch.bfloat16) + 1
+        assert largest.elements == 77
+
+    def test_dropout_is_off(self) -> None:
+        model, guide = pair()
+        model.decoder.append(nn.Dropout(0.5))
+        programs = [multiply_in(program, "bfloat16") for program in (model, guide)]
+        on, off = (
+            (model.train(training), sample(*programs, n=5, mean=True))[1]
+            for training in (True, False)
+        )
+        assert torch.equal(on, off)
+
+    def test_pyros_predictive(self) -> None:
+        model, _ = half()
+        found = Predictive(model, num_samples=4)(n=3)
+        assert found["x"].shape == (4, 3, FEATURES)
+        assert found["x"].dtype == torch.float32
+
     def test_chunks_are_as_large(self) -> None:
         r"""Rounded weights, of which there are as many for one datum, do not count as data."""
         layer, x = nn.Linear(200, 100), torch.randn(5, 200)
@@ -303,12 +388,23 @@ def test_other_types_are_refused(name: str) -> None:
         WRONG[name]()
 
 
+_ONEDNN = (torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+_AVX = (torch.cpu, "_is_avx512_bf16_supported")
+PROCESSORS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
+    "none": ((*_ONEDNN, False), (platform, "machine", "arm64")),
+    # there oneDNN takes bfloat16, and converts it
+    "x86 of before": ((*_ONEDNN, True), (platform, "machine", "x86_64"), (*_AVX, False)),
+}
+
+
 @pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("processor", PROCESSORS.values(), ids=PROCESSORS)
 def test_a_processor_without_instructions_is_warned_of_once(
-    monkeypatch: pytest.MonkeyPatch,
+    processor: tuple[tuple[Any, str, Any], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    _warn_slow.cache_clear()
+    for module, name, known in processor:
+        monkeypatch.setattr(module, name, lambda known=known: known)
+    _warn_if_slow.cache_clear()
     layer, x = LAYERS["linear"]()
     small, few = SMALL["linear"]()
     with warnings.catch_warnings():
@@ -319,3 +415,13 @@ def test_a_processor_without_instructions_is_warned_of_once(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         multiply_in(layer, "bfloat16")(x)
+
+
+@pytest.mark.parametrize(("machine", "avx"), [("x86_64", True), ("AMD64", True), ("arm64", False)])
+def test_a_processor_that_has_them_is_not(
+    machine: str, avx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ((*_ONEDNN, True), (platform, "machine", machine), (*_AVX, avx))
+    for module, name, known in found:
+        monkeypatch.setattr(module, name, lambda known=known: known)
+    assert _is_fast()

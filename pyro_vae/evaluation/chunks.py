@@ -28,10 +28,11 @@ class Largest(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        # factors of products in bfloat16 are weights, too, which do not grow with the data
-        sizes = [leaf.numel() for leaf in tensors if leaf.dtype != torch.bfloat16]
-        self.elements = max(self.elements, *sizes) if sizes else self.elements
+        if func is Tensor.bfloat16:  # that of a weight does not grow with the data
+            return result
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.elements = max(self.elements, leaf.numel())
         return result
 
 
