@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -61,7 +62,8 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
         region = _Region(step, size, len(inputs), seen)
         for i in range(whole):
             rows = [each[..., i * size : (i + 1) * size, :] for each in inputs]
-            states, state = region(state, rows)
+            states = region(state, rows)
+            state = states[..., -1:, :]
             parts.append(states)
     for t in range(whole * size, steps):
         state = step(state, *(each[..., t : t + 1, :] for each in inputs))
@@ -159,7 +161,11 @@ class _Given(TorchFunctionMode):
 
 
 class _Region:
-    r"""A few steps as a function of a graph.
+    r"""A few steps as a function of a graph, and their gradients as another.
+
+    The compiler plans memory as if a region's results were its own: what is returned is therefore
+    made there, and nothing that it was given. So gradients take the steps again rather than
+    keep what the steps made.
 
     Arguments:
         step: The step.
@@ -173,21 +179,32 @@ class _Region:
         self.name = f"recurrence_{next(_names)}"
         # a view is what stands for a tensor where others take its place
         self.free = [tensor.view_as(tensor) for tensor in seen.free.values()]
+        self._backward: _Gradients | None = None
 
-    def __call__(self, state: Tensor, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
-
+    def __call__(self, state: Tensor, rows: Sequence[Tensor]) -> Tensor:
         draws = [
             func(torch.empty_like(made), *args, **kwargs)
             for _ in range(self.size)
             for func, made, args, kwargs in self.seen.draws
         ]
-        steps: Any = self._steps  # called as it is: the types ask for a graph
-        operands = [*map(_plain, (state, *rows)), *draws, *self.free]
-        states, last = map(_plain, invoke_subgraph(steps, self.name, *operands))
-        return states, last
+        found: Tensor = _Steps.apply(self, *map(_plain, (state, *rows)), *draws, *self.free)
+        return found
 
-    def _steps(self, state: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, operands: Sequence[Tensor]) -> Tensor:
+        r"""The states after ``operands``: a state, rows, draws, and the free tensors."""
+        (states,) = _invoke(lambda *given: (self.take(*given),), self.name, operands)
+        return states
+
+    def gradients(
+        self, operands: Sequence[Tensor], gradient: Tensor, needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        r"""The gradients for ``operands``, of which the state always needs one."""
+        if self._backward is None:  # calls differ in the state only
+            self._backward = _Gradients(self, [True, *needs[1:]], operands, gradient)
+        return self._backward(operands, gradient)
+
+    def take(self, state: Tensor, *operands: Tensor) -> Tensor:
+        r"""Takes the steps."""
         split = self.inputs + self.size * len(self.seen.draws)
         rows, draws, free = operands[: self.inputs], operands[self.inputs : split], operands[split:]
         states = []
@@ -195,7 +212,54 @@ class _Region:
             for t in range(self.size):
                 state = self.step(state, *(each[..., t : t + 1, :] for each in rows))
                 states.append(state)
-        return torch.cat(states, -2), state.clone()
+        return torch.cat(states, -2)
+
+
+class _Gradients:
+    r"""The gradients of a region's steps as a graph of their own."""
+
+    def __init__(
+        self, region: _Region, needs: Sequence[bool], operands: Sequence[Tensor], gradient: Tensor
+    ) -> None:
+        from torch._higher_order_ops.utils import materialize_as_graph
+
+        self.region, self.needs = region, needs
+        self.found: list[bool] = []
+        # here and not in the region, in which nothing is differentiated any more
+        self.graph = materialize_as_graph(self._take, (*operands, gradient), force_enable_grad=True)
+
+    def __call__(self, operands: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+        name = f"{self.region.name}_gradients"
+        values = iter(_invoke(self.graph, name, [*operands, gradient]))
+        return [next(values) if found else None for found in self.found]
+
+    def _take(self, *given: Tensor) -> tuple[Tensor, ...]:
+        *operands, gradient = given
+        pairs = zip(operands, self.needs, strict=True)
+        leaves = [tensor.detach().requires_grad_(needs) for tensor, needs in pairs]
+        states = self.region.take(*leaves)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        values = iter(torch.autograd.grad(states, wanted, gradient, allow_unused=True))
+        slopes = [next(values) if leaf.requires_grad else None for leaf in leaves]
+        self.found = [slope is not None for slope in slopes]
+        return tuple(_copy(slope) for slope in slopes if slope is not None)
+
+
+class _Steps(torch.autograd.Function):
+    r"""A region with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, region: _Region, *operands: Tensor) -> Tensor:
+        ctx.region = region
+        ctx.save_for_backward(*operands)
+        return region.run(operands)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[1:]
+        found = ctx.region.gradients(ctx.saved_tensors, _copy(gradients[0]), needs)
+        return (None, *found)
 
 
 class _Plain(torch.autograd.Function):
@@ -203,15 +267,28 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return tensor.clone(memory_format=torch.contiguous_format)
+        return _copy(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].clone(memory_format=torch.contiguous_format)
+        return _copy(gradients[0])
 
 
 def _plain(tensor: Tensor) -> Tensor:
     found: Tensor = _Plain.apply(tensor)
+    return found
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _invoke(function: Any, name: str, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    r"""Calls a function that is a region: the graph holds one function of that name."""
+    from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
+
+    with torch._C._AutoDispatchBelowAutograd():
+        found: tuple[Tensor, ...] = tuple(invoke_subgraph(function, name, *operands))
     return found
 
 
