@@ -3,7 +3,7 @@ r"""States one after the other; in graphs, a few steps as a function that is com
 __all__ = ["recur"]
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ _REGIONS = False
 _SHORTEST, _LONGEST = 4, 6
 
 _names = count()
+
+_PLAIN = torch.contiguous_format
 
 
 def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Tensor:
@@ -60,11 +62,9 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     parts = []
     if seen is not None:
         region = _Region(step, size, len(inputs), seen)
-        for i in range(whole):
-            rows = [each[..., i * size : (i + 1) * size, :] for each in inputs]
-            states = region(state, rows)
-            state = states[..., -1:, :]
-            parts.append(states)
+        rows = [each[..., : whole * size, :] for each in inputs]
+        parts.append(region(state, rows, whole))
+        state = parts[-1][..., -1:, :]
     for t in range(whole * size, steps):
         state = step(state, *(each[..., t : t + 1, :] for each in inputs))
         parts.append(state)
@@ -163,9 +163,10 @@ class _Given(TorchFunctionMode):
 class _Region:
     r"""A few steps as a function of a graph, and their gradients as another.
 
-    The compiler plans memory as if a region's results were its own: what is returned is therefore
-    made there, and nothing that it was given. So gradients take the steps again rather than
-    keep what the steps made.
+    The compiler plans memory as if what a region returns were its own, all of it, from the first
+    number on. So it returns sums and concatenations, never what it was given or a part of what it
+    made, as what is kept for gradients would be: for these the steps are taken again. Time comes
+    first, and each step gets its own: then the code of all steps is the same, and compiled once.
 
     Arguments:
         step: The step.
@@ -175,95 +176,159 @@ class _Region:
     """
 
     def __init__(self, step: Step, size: int, inputs: int, seen: _Seen) -> None:
-        self.step, self.size, self.inputs, self.seen = step, size, inputs, seen
+        self.step, self.size, self.inputs, self.draws = step, size, inputs, seen.draws
         self.name = f"recurrence_{next(_names)}"
+        self.ids = list(seen.free)
         # a view is what stands for a tensor where others take its place
         self.free = [tensor.view_as(tensor) for tensor in seen.free.values()]
-        self._backward: _Gradients | None = None
 
-    def __call__(self, state: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    def __call__(self, state: Tensor, inputs: Sequence[Tensor], calls: int) -> Tensor:
+        r"""The states after ``state``, with shape :math:`(*, S, D)`."""
+        rows = [each.movedim(-2, 0).unsqueeze(-2) for each in inputs]  # (S, *, 1, I)
         draws = [
             func(torch.empty_like(made), *args, **kwargs)
-            for _ in range(self.size)
-            for func, made, args, kwargs in self.seen.draws
+            for _ in range(calls * self.size)
+            for func, made, args, kwargs in self.draws
         ]
-        found: Tensor = _Steps.apply(self, *map(_plain, (state, *rows)), *draws, *self.free)
-        return found
+        operands = [*map(_plain, (state, *rows)), *draws, *self.free]
+        found: Tensor = _Calls.apply(self, calls, *operands)
+        return found.squeeze(-2).movedim(0, -2)
 
-    def run(self, operands: Sequence[Tensor]) -> Tensor:
-        r"""The states after ``operands``: a state, rows, draws, and the free tensors."""
-        (states,) = _invoke(lambda *given: (self.take(*given),), self.name, operands)
+    def take(self, state: Tensor, *given: Tensor) -> list[Tensor]:
+        r"""The states after ``state``, given inputs and draws of each step, and free tensors."""
+        each = self.inputs + len(self.draws)
+        free = given[each * self.size :]
+        states = []
+        for t in range(self.size):
+            rows, draws = given[each * t :][: self.inputs], given[each * t :][self.inputs : each]
+            with _Given(dict(zip(self.ids, free, strict=True)), draws):
+                state = self.step(state, *rows)
+            states.append(state)
         return states
 
-    def gradients(
-        self, operands: Sequence[Tensor], gradient: Tensor, needs: Sequence[bool]
-    ) -> list[Tensor | None]:
-        r"""The gradients for ``operands``, of which the state always needs one."""
-        if self._backward is None:  # calls differ in the state only
-            self._backward = _Gradients(self, [True, *needs[1:]], operands, gradient)
-        return self._backward(operands, gradient)
-
-    def take(self, state: Tensor, *operands: Tensor) -> Tensor:
-        r"""Takes the steps."""
-        split = self.inputs + self.size * len(self.seen.draws)
-        rows, draws, free = operands[: self.inputs], operands[self.inputs : split], operands[split:]
-        states = []
-        with _Given(dict(zip(self.seen.free, free, strict=True)), draws):
-            for t in range(self.size):
-                state = self.step(state, *(each[..., t : t + 1, :] for each in rows))
-                states.append(state)
-        return torch.cat(states, -2)
+    def states(self, *operands: Tensor) -> tuple[Tensor]:
+        return (torch.stack(self.take(*operands)),)  # (size, *, 1, D)
 
 
-class _Gradients:
-    r"""The gradients of a region's steps as a graph of their own."""
-
-    def __init__(
-        self, region: _Region, needs: Sequence[bool], operands: Sequence[Tensor], gradient: Tensor
-    ) -> None:
-        from torch._higher_order_ops.utils import materialize_as_graph
-
-        self.region, self.needs = region, needs
-        self.found: list[bool] = []
-        # here and not in the region, in which nothing is differentiated any more
-        self.graph = materialize_as_graph(self._take, (*operands, gradient), force_enable_grad=True)
-
-    def __call__(self, operands: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
-        name = f"{self.region.name}_gradients"
-        values = iter(_invoke(self.graph, name, [*operands, gradient]))
-        return [next(values) if found else None for found in self.found]
-
-    def _take(self, *given: Tensor) -> tuple[Tensor, ...]:
-        *operands, gradient = given
-        pairs = zip(operands, self.needs, strict=True)
-        leaves = [tensor.detach().requires_grad_(needs) for tensor, needs in pairs]
-        states = self.region.take(*leaves)
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        values = iter(torch.autograd.grad(states, wanted, gradient, allow_unused=True))
-        slopes = [next(values) if leaf.requires_grad else None for leaf in leaves]
-        self.found = [slope is not None for slope in slopes]
-        return tuple(_copy(slope) for slope in slopes if slope is not None)
-
-
-class _Steps(torch.autograd.Function):
-    r"""A region with gradients."""
+class _Calls(torch.autograd.Function):
+    r"""A region, called again and again."""
 
     @staticmethod
-    def forward(ctx: Any, region: _Region, *operands: Tensor) -> Tensor:
-        ctx.region = region
-        ctx.save_for_backward(*operands)
-        return region.run(operands)
+    def forward(ctx: Any, region: _Region, calls: int, *operands: Tensor) -> Tensor:
+        state, *rest = operands
+        parts, before = [], []
+        for given in _given(region, calls, rest):
+            before.append(state)
+            (states,) = _invoke(region.states, region.name, [state, *given])
+            parts.append(states)
+            state = states[-1]
+        ctx.region, ctx.calls = region, calls
+        ctx.save_for_backward(*operands, *before)
+        return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[1:]
-        found = ctx.region.gradients(ctx.saved_tensors, _copy(gradients[0]), needs)
-        return (None, *found)
+        region, calls, size = ctx.region, ctx.calls, ctx.region.size
+        (_, *rest), before = ctx.saved_tensors[:-calls], ctx.saved_tensors[-calls:]
+        needs = ctx.needs_input_grad[2:]
+        backward = _Backward(region, needs)
+        slopes = _copy(gradients[0])  # (S, *, 1, D)
+        last = slopes[-1]
+        nothing = torch.zeros_like(last)
+        sums = [torch.zeros_like(tensor, memory_format=_PLAIN) for tensor in backward.wanted(rest)]
+        parts = []
+        for i, given in reversed(list(enumerate(_given(region, calls, rest)))):
+            earlier = [*slopes[i * size : (i + 1) * size - 1], last]
+            ahead = slopes[i * size - 1] if i else nothing
+            last, rows, sums = backward(sums, ahead, earlier, [before[i], *given])
+            parts.append(rows)
+        rows = [torch.cat(each) for each in zip(*reversed(parts), strict=True)]
+        return (None, None, *backward.placed(last, rows, sums, needs))
+
+
+class _Backward:
+    r"""A region's gradients: a graph that is traced at its first call.
+
+    Arguments:
+        region: The region.
+        needs: Which of its state, inputs, draws and free tensors need a gradient.
+    """
+
+    def __init__(self, region: _Region, needs: Sequence[bool]) -> None:
+        self.region = region
+        self.rows = needs[1 : 1 + region.inputs]
+        self.free = needs[len(needs) - len(region.ids) :]
+        self.graph: Any = None
+
+    def wanted(self, operands: Sequence[Tensor]) -> list[Tensor]:
+        free = operands[len(operands) - len(self.free) :]
+        return [tensor for tensor, needed in zip(free, self.free, strict=True) if needed]
+
+    def __call__(
+        self,
+        sums: Sequence[Tensor],
+        ahead: Tensor,
+        slopes: Sequence[Tensor],
+        operands: Sequence[Tensor],
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        r"""The gradients for a state, inputs and free tensors.
+
+        Arguments:
+            sums: The gradients for the free tensors so far.
+            ahead: What else is the gradient for the state before.
+            slopes: The gradients for the states after it.
+            operands: What the region is given.
+        """
+        from torch._higher_order_ops.utils import materialize_as_graph
+
+        given = [*sums, ahead, *slopes, *operands]
+        if self.graph is None:  # not in a region, in which nothing is differentiated any more
+            self.graph = materialize_as_graph(self._take, tuple(given), force_enable_grad=True)
+        last, *found = _invoke(self.graph, f"{self.region.name}_gradients", given)
+        return last, found[: sum(self.rows)], found[sum(self.rows) :]
+
+    def _take(self, *given: Tensor) -> tuple[Tensor, ...]:
+        region, count = self.region, sum(self.free)
+        sums, ahead = given[:count], given[count]
+        slopes, operands = given[count + 1 :][: region.size], given[count + 1 + region.size :]
+        each = [*self.rows, *[False] * len(region.draws)]
+        needs = [True, *each * region.size, *self.free]
+        leaves = [
+            tensor.detach().requires_grad_(needed)
+            for tensor, needed in zip(operands, needs, strict=True)
+        ]
+        pairs = zip(region.take(*leaves), slopes, strict=True)
+        states, slopes = zip(*[pair for pair in pairs if pair[0].requires_grad], strict=True)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        before, *found = torch.autograd.grad(states, wanted, slopes, materialize_grads=True)
+        steps, kinds = len(found) - count, sum(self.rows)
+        rows = [torch.stack(found[i:steps:kinds]) for i in range(kinds)]
+        free = [s + g for s, g in zip(sums, found[steps:], strict=True)]
+        return (ahead + before, *rows, *free)
+
+    def placed(
+        self, state: Tensor, rows: Sequence[Tensor], free: Sequence[Tensor], needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        r"""Gradients in the order of the operands."""
+        values = iter([state, *rows, *free])
+        return [next(values) if needed or i == 0 else None for i, needed in enumerate(needs)]
+
+
+def _given(region: _Region, calls: int, operands: Sequence[Tensor]) -> list[list[Tensor]]:
+    r"""What each call of a region is given besides a state."""
+    count, free = len(region.draws), operands[len(operands) - len(region.ids) :]
+    inputs, draws = operands[: region.inputs], operands[region.inputs :]
+    steps = [
+        [*(each[t] for each in inputs), *draws[t * count : (t + 1) * count]]
+        for t in range(calls * region.size)
+    ]
+    parts = [steps[i * region.size : (i + 1) * region.size] for i in range(calls)]
+    return [[*chain.from_iterable(part), *free] for part in parts]
 
 
 class _Plain(torch.autograd.Function):
-    r"""A tensor with the memory layout, and its gradient, that all calls of a region share."""
+    r"""A tensor with the memory layout that all calls of a region share."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -271,7 +336,7 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _copy(gradients[0])
+        return gradients[0]
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -280,7 +345,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.clone(memory_format=_PLAIN)
 
 
 def _invoke(function: Any, name: str, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -21,9 +21,9 @@ def regions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     call = recurrence._Region.__call__
 
-    def counted(self: Any, *args: Any) -> Any:
-        found.append(self.size)
-        return call(self, *args)
+    def counted(self: Any, state: Any, inputs: Any, calls: int) -> Any:
+        found.extend([self.size] * calls)
+        return call(self, state, inputs, calls)
 
     monkeypatch.setattr(recurrence._Region, "__call__", counted)
     monkeypatch.setattr(recurrence, "_REGIONS", True)
