@@ -68,6 +68,7 @@ COMPILED = [
     ("plain_functions", "Trace_ELBO"),
     ("top_down", "TraceMeanField_ELBO"),
     ("mixture", "TraceEnum_ELBO"),
+    ("markov_chain", "ELBO"),
 ]
 
 
