@@ -162,9 +162,10 @@ class _Region:
     r"""A few steps as a function of a graph, and their gradients as another.
 
     The compiler plans memory as if what a region returns were its own, all of it, from the first
-    number on. So it returns sums and concatenations, never what it was given or a part of what it
-    made, as what is kept for gradients would be: for these the steps are taken again. Time comes
-    first, and each step gets its own: then the code of all steps is the same, and compiled once.
+    number on. So it returns one concatenation, never what it was given or a part of what it made,
+    as what is kept for gradients would be, for which the steps are taken again; nor a sum: where
+    a summand is zero, the compiler returns the other. Each step gets its own inputs, which makes
+    the code of all steps the same.
 
     Arguments:
         step: The step.
@@ -232,17 +233,17 @@ class _Calls(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         backward = _Backward(region, needs)
         slopes = _copy(gradients[0])  # (S, *, 1, D)
-        last = slopes[-1]
-        nothing = torch.zeros_like(last)
-        sums = [torch.zeros_like(tensor, memory_format=_PLAIN) for tensor in backward.wanted(rest)]
-        parts = []
+        last, parts = slopes[-1], []
+        sums = last.new_zeros(backward.size(rest))
         for i, given in reversed(list(enumerate(_given(region, calls, rest)))):
             earlier = [*slopes[i * size : (i + 1) * size - 1], last]
-            ahead = slopes[i * size - 1] if i else nothing
+            ahead = slopes[i * size - 1] if i else torch.zeros_like(last)
             last, rows, sums = backward(sums, ahead, earlier, [before[i], *given])
             parts.append(rows)
         rows = [torch.cat(each) for each in zip(*reversed(parts), strict=True)]
-        return (None, None, *backward.placed(last, rows, sums, needs))
+        found = iter([last, *rows, *backward.split(sums, rest)])
+        placed = [next(found) if needed or i == 0 else None for i, needed in enumerate(needs)]
+        return (None, None, *placed)
 
 
 class _Backward:
@@ -259,58 +260,63 @@ class _Backward:
         self.free = needs[len(needs) - len(region.ids) :]
         self.graph: Any = None
 
-    def wanted(self, operands: Sequence[Tensor]) -> list[Tensor]:
+    def size(self, operands: Sequence[Tensor]) -> int:
+        r"""Of all gradients for free tensors, end to end, and one number more."""
+        return 1 + sum(tensor.numel() for tensor in self._wanted(operands))
+
+    def split(self, sums: Tensor, operands: Sequence[Tensor]) -> list[Tensor]:
+        r"""The gradients for free tensors."""
+        wanted = self._wanted(operands)
+        parts = sums[:-1].split([tensor.numel() for tensor in wanted])
+        return [part.view(t.shape).to(t.dtype) for part, t in zip(parts, wanted, strict=False)]
+
+    def _wanted(self, operands: Sequence[Tensor]) -> list[Tensor]:
         free = operands[len(operands) - len(self.free) :]
         return [tensor for tensor, needed in zip(free, self.free, strict=True) if needed]
 
     def __call__(
         self,
-        sums: Sequence[Tensor],
+        sums: Tensor,
         ahead: Tensor,
         slopes: Sequence[Tensor],
         operands: Sequence[Tensor],
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         r"""The gradients for a state, inputs and free tensors.
 
         Arguments:
-            sums: The gradients for the free tensors so far.
+            sums: The gradients for the free tensors so far, end to end.
             ahead: What else is the gradient for the state before.
             slopes: The gradients for the states after it.
             operands: What the region is given.
         """
         from torch._higher_order_ops.utils import materialize_as_graph
 
-        given = [*sums, ahead, *slopes, *operands]
+        given = [sums, ahead, *slopes, *operands]
         if self.graph is None:  # not in a region, in which nothing is differentiated any more
             self.graph = materialize_as_graph(self._take, tuple(given), force_enable_grad=True)
-        last, *found = _invoke(self.graph, f"{self.region.name}_gradients", given)
-        return last, found[: sum(self.rows)], found[sum(self.rows) :]
+        (found,) = _invoke(self.graph, f"{self.region.name}_gradients", given)
+        size = self.region.size
+        rows = [x for x, needed in zip(operands[1:], self.rows, strict=False) if needed]
+        sizes = [ahead.numel(), *(size * row.numel() for row in rows), sums.numel()]
+        before, *slopes, sums = found.split(sizes)
+        pairs = zip(slopes, rows, strict=True)
+        return before.view(ahead.shape), [s.view(size, *x.shape) for s, x in pairs], sums
 
-    def _take(self, *given: Tensor) -> tuple[Tensor, ...]:
-        region, count = self.region, sum(self.free)
-        sums, ahead = given[:count], given[count]
-        slopes, operands = given[count + 1 :][: region.size], given[count + 1 + region.size :]
-        each = [*self.rows, *[False] * len(region.draws)]
-        needs = [True, *each * region.size, *self.free]
-        leaves = [
-            tensor.detach().requires_grad_(needed)
-            for tensor, needed in zip(operands, needs, strict=True)
-        ]
-        pairs = zip(region.take(*leaves), slopes, strict=True)
-        states, slopes = zip(*[pair for pair in pairs if pair[0].requires_grad], strict=True)
+    def _take(self, sums: Tensor, ahead: Tensor, *given: Tensor) -> tuple[Tensor]:
+        region, kinds = self.region, sum(self.rows)
+        slopes, operands = given[: region.size], given[region.size :]
+        needs = [True, *[*self.rows, *[False] * len(region.draws)] * region.size, *self.free]
+        leaves = [x.detach().requires_grad_(n) for x, n in zip(operands, needs, strict=True)]
+        states = zip(region.take(*leaves), slopes, strict=True)
+        nothing = leaves[0], torch.zeros_like(leaves[0])  # where no state has a gradient
+        states, slopes = zip(*[p for p in states if p[0].requires_grad] or [nothing], strict=True)
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        before, *found = torch.autograd.grad(states, wanted, slopes, materialize_grads=True)
-        steps, kinds = len(found) - count, sum(self.rows)
-        rows = [torch.stack(found[i:steps:kinds]) for i in range(kinds)]
-        free = [s + g for s, g in zip(sums, found[steps:], strict=True)]
-        return (ahead + before, *rows, *free)
-
-    def placed(
-        self, state: Tensor, rows: Sequence[Tensor], free: Sequence[Tensor], needs: Sequence[bool]
-    ) -> list[Tensor | None]:
-        r"""Gradients in the order of the operands."""
-        values = iter([state, *rows, *free])
-        return [next(values) if needed or i == 0 else None for i, needed in enumerate(needs)]
+        slopes = torch.autograd.grad(states, wanted, slopes, materialize_grads=True)
+        before, *found = (slope.flatten().to(sums.dtype) for slope in slopes)
+        steps = kinds * region.size
+        rows = [row for i in range(kinds) for row in found[i:steps:kinds]]
+        free = torch.cat([*found[steps:], sums.new_zeros(1)])
+        return (torch.cat([ahead.flatten() + before, *rows, sums + free]),)
 
 
 def _given(region: _Region, calls: int, operands: Sequence[Tensor]) -> list[list[Tensor]]:
