@@ -307,9 +307,9 @@ class _Backward:
         slopes, operands = given[: region.size], given[region.size :]
         needs = [True, *[*self.rows, *[False] * len(region.draws)] * region.size, *self.free]
         leaves = [x.detach().requires_grad_(n) for x, n in zip(operands, needs, strict=True)]
-        states = zip(region.take(*leaves), slopes, strict=True)
+        pairs = [p for p in zip(region.take(*leaves), slopes, strict=True) if p[0].requires_grad]
         nothing = leaves[0], torch.zeros_like(leaves[0])  # where no state has a gradient
-        states, slopes = zip(*[p for p in states if p[0].requires_grad] or [nothing], strict=True)
+        states, slopes = zip(*pairs or [nothing], strict=True)
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         slopes = torch.autograd.grad(states, wanted, slopes, materialize_grads=True)
         before, *found = (slope.flatten().to(sums.dtype) for slope in slopes)
