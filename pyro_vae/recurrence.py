@@ -3,25 +3,27 @@ r"""States one after the other; in graphs, a few steps as a function that is com
 __all__ = ["recur"]
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 Step = Callable[..., Tensor]
 
-# Inductor's code for regions has corrupted memory (benchmarks/NOTES.md): until that is understood,
-# graphs are unrolled, and only the tests, through aot_eager, have regions
-_REGIONS = False
+# what the compiler of earlier ones makes of regions was not tried: there, graphs are unrolled
+_REGIONS = torch.__version__ >= "2.15"
 
 # steps that are compiled together: more take longer to compile, fewer take longer to run
 _SHORTEST, _LONGEST = 4, 6
 
 _names = count()
+
+_PLAIN = torch.contiguous_format
 
 
 def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Tensor:
@@ -29,11 +31,10 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
 
     .. math:: z_t = f(z_{t-1}, u_t), \qquad t = 1, \dots, S
 
-    It is a loop, which graphs unroll. Where regions are switched on, which they are not yet, a few
-    steps become one function of a graph that is traced, compiled once and called many times: the
-    time to compile it does not grow with :math:`S`. A step that writes to tensors it did not make,
-    or draws otherwise than by ``normal_``, ``uniform_`` or ``exponential_``, as dropout does, is
-    unrolled all the same.
+    It is a loop, but in graphs a few steps are one function that is compiled once and called many
+    times: the time to compile it hardly grows with :math:`S`. For gradients the steps are taken
+    again. A step that writes to tensors it did not make, or draws otherwise than by ``normal_``,
+    ``uniform_`` or ``exponential_``, as dropout does, is unrolled all the same.
 
     Arguments:
         step: The function :math:`f`, called with a state and a row of each of the inputs.
@@ -59,10 +60,9 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     parts = []
     if seen is not None:
         region = _Region(step, size, len(inputs), seen)
-        for i in range(whole):
-            rows = [each[..., i * size : (i + 1) * size, :] for each in inputs]
-            states, state = region(state, rows)
-            parts.append(states)
+        rows = [each[..., : whole * size, :] for each in inputs]
+        parts.append(region(state, rows, whole))
+        state = parts[-1][..., -1:, :]
     for t in range(whole * size, steps):
         state = step(state, *(each[..., t : t + 1, :] for each in inputs))
         parts.append(state)
@@ -159,7 +159,13 @@ class _Given(TorchFunctionMode):
 
 
 class _Region:
-    r"""A few steps as a function of a graph.
+    r"""A few steps as a function of a graph, and their gradients as another.
+
+    The compiler plans memory as if what a region returns were its own, all of it, from the first
+    number on. So it returns one concatenation, never what it was given or a part of what it made,
+    as what is kept for gradients would be, for which the steps are taken again; nor a sum: where
+    a summand is zero, the compiler returns the other. Each step gets its own inputs, which makes
+    the code of all steps the same.
 
     Arguments:
         step: The step.
@@ -169,49 +175,189 @@ class _Region:
     """
 
     def __init__(self, step: Step, size: int, inputs: int, seen: _Seen) -> None:
-        self.step, self.size, self.inputs, self.seen = step, size, inputs, seen
+        self.step, self.size, self.inputs, self.draws = step, size, inputs, seen.draws
         self.name = f"recurrence_{next(_names)}"
+        self.ids = list(seen.free)
         # a view is what stands for a tensor where others take its place
         self.free = [tensor.view_as(tensor) for tensor in seen.free.values()]
 
-    def __call__(self, state: Tensor, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
-
+    def __call__(self, state: Tensor, inputs: Sequence[Tensor], calls: int) -> Tensor:
+        r"""The states after ``state``, with shape :math:`(*, S, D)`."""
+        rows = [each.movedim(-2, 0).unsqueeze(-2) for each in inputs]  # (S, *, 1, I)
         draws = [
             func(torch.empty_like(made), *args, **kwargs)
-            for _ in range(self.size)
-            for func, made, args, kwargs in self.seen.draws
+            for _ in range(calls * self.size)
+            for func, made, args, kwargs in self.draws
         ]
-        steps: Any = self._steps  # called as it is: the types ask for a graph
         operands = [*map(_plain, (state, *rows)), *draws, *self.free]
-        states, last = map(_plain, invoke_subgraph(steps, self.name, *operands))
-        return states, last
+        found: Tensor = _Calls.apply(self, calls, *operands)
+        return found.squeeze(-2).movedim(0, -2)
 
-    def _steps(self, state: Tensor, *operands: Tensor) -> tuple[Tensor, Tensor]:
-        split = self.inputs + self.size * len(self.seen.draws)
-        rows, draws, free = operands[: self.inputs], operands[self.inputs : split], operands[split:]
+    def take(self, state: Tensor, *given: Tensor) -> list[Tensor]:
+        r"""The states after ``state``, given inputs and draws of each step, and free tensors."""
+        each = self.inputs + len(self.draws)
+        free = given[each * self.size :]
         states = []
-        with _Given(dict(zip(self.seen.free, free, strict=True)), draws):
-            for t in range(self.size):
-                state = self.step(state, *(each[..., t : t + 1, :] for each in rows))
-                states.append(state)
-        return torch.cat(states, -2), state.clone()
+        for t in range(self.size):
+            rows, draws = given[each * t :][: self.inputs], given[each * t :][self.inputs : each]
+            with _Given(dict(zip(self.ids, free, strict=True)), draws):
+                state = self.step(state, *rows)
+            states.append(state)
+        return states
+
+    def states(self, *operands: Tensor) -> tuple[Tensor]:
+        return (torch.stack(self.take(*operands)),)  # (size, *, 1, D)
+
+
+class _Calls(torch.autograd.Function):
+    r"""A region, called again and again."""
+
+    @staticmethod
+    def forward(ctx: Any, region: _Region, calls: int, *operands: Tensor) -> Tensor:
+        state, *rest = operands
+        parts, before = [], []
+        for given in _given(region, calls, rest):
+            before.append(state)
+            (states,) = _invoke(region.states, region.name, [state, *given])
+            parts.append(states)
+            state = states[-1]
+        ctx.region, ctx.calls = region, calls
+        ctx.save_for_backward(*operands, *before)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        region, calls, size = ctx.region, ctx.calls, ctx.region.size
+        (_, *rest), before = ctx.saved_tensors[:-calls], ctx.saved_tensors[-calls:]
+        needs = ctx.needs_input_grad[2:]
+        backward = _Backward(region, needs)
+        slopes = _copy(gradients[0])  # (S, *, 1, D)
+        last, parts = slopes[-1], []
+        sums = last.new_zeros(backward.size(rest))
+        for i, given in reversed(list(enumerate(_given(region, calls, rest)))):
+            earlier = [*slopes[i * size : (i + 1) * size - 1], last]
+            ahead = slopes[i * size - 1] if i else torch.zeros_like(last)
+            last, rows, sums = backward(sums, ahead, earlier, [before[i], *given])
+            parts.append(rows)
+        rows = [torch.cat(each) for each in zip(*reversed(parts), strict=True)]
+        found = iter([last, *rows, *backward.split(sums, rest)])
+        placed = [next(found) if needed or i == 0 else None for i, needed in enumerate(needs)]
+        return (None, None, *placed)
+
+
+class _Backward:
+    r"""A region's gradients: a graph that is traced at its first call.
+
+    Arguments:
+        region: The region.
+        needs: Which of its state, inputs, draws and free tensors need a gradient.
+    """
+
+    def __init__(self, region: _Region, needs: Sequence[bool]) -> None:
+        self.region = region
+        self.rows = needs[1 : 1 + region.inputs]
+        self.free = needs[len(needs) - len(region.ids) :]
+        self.graph: Any = None
+
+    def size(self, operands: Sequence[Tensor]) -> int:
+        r"""Of all gradients for free tensors, end to end, and one number more."""
+        return 1 + sum(tensor.numel() for tensor in self._wanted(operands))
+
+    def split(self, sums: Tensor, operands: Sequence[Tensor]) -> list[Tensor]:
+        r"""The gradients for free tensors."""
+        wanted = self._wanted(operands)
+        parts = sums[:-1].split([tensor.numel() for tensor in wanted])
+        return [part.view(t.shape).to(t.dtype) for part, t in zip(parts, wanted, strict=False)]
+
+    def _wanted(self, operands: Sequence[Tensor]) -> list[Tensor]:
+        free = operands[len(operands) - len(self.free) :]
+        return [tensor for tensor, needed in zip(free, self.free, strict=True) if needed]
+
+    def __call__(
+        self,
+        sums: Tensor,
+        ahead: Tensor,
+        slopes: Sequence[Tensor],
+        operands: Sequence[Tensor],
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        r"""The gradients for a state, inputs and free tensors.
+
+        Arguments:
+            sums: The gradients for the free tensors so far, end to end.
+            ahead: What else is the gradient for the state before.
+            slopes: The gradients for the states after it.
+            operands: What the region is given.
+        """
+        from torch._higher_order_ops.utils import materialize_as_graph
+
+        given = [sums, ahead, *slopes, *operands]
+        if self.graph is None:  # not in a region, in which nothing is differentiated any more
+            self.graph = materialize_as_graph(self._take, tuple(given), force_enable_grad=True)
+        (found,) = _invoke(self.graph, f"{self.region.name}_gradients", given)
+        size = self.region.size
+        rows = [x for x, needed in zip(operands[1:], self.rows, strict=False) if needed]
+        sizes = [ahead.numel(), *(size * row.numel() for row in rows), sums.numel()]
+        before, *slopes, sums = found.split(sizes)
+        pairs = zip(slopes, rows, strict=True)
+        return before.view(ahead.shape), [s.view(size, *x.shape) for s, x in pairs], sums
+
+    def _take(self, sums: Tensor, ahead: Tensor, *given: Tensor) -> tuple[Tensor]:
+        region, kinds = self.region, sum(self.rows)
+        slopes, operands = given[: region.size], given[region.size :]
+        needs = [True, *[*self.rows, *[False] * len(region.draws)] * region.size, *self.free]
+        leaves = [x.detach().requires_grad_(n) for x, n in zip(operands, needs, strict=True)]
+        pairs = [p for p in zip(region.take(*leaves), slopes, strict=True) if p[0].requires_grad]
+        nothing = leaves[0], torch.zeros_like(leaves[0])  # where no state has a gradient
+        states, slopes = zip(*pairs or [nothing], strict=True)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        slopes = torch.autograd.grad(states, wanted, slopes, materialize_grads=True)
+        before, *found = (slope.flatten().to(sums.dtype) for slope in slopes)
+        steps = kinds * region.size
+        rows = [row for i in range(kinds) for row in found[i:steps:kinds]]
+        free = torch.cat([*found[steps:], sums.new_zeros(1)])
+        return (torch.cat([ahead.flatten() + before, *rows, sums + free]),)
+
+
+def _given(region: _Region, calls: int, operands: Sequence[Tensor]) -> list[list[Tensor]]:
+    r"""What each call of a region is given besides a state."""
+    count, free = len(region.draws), operands[len(operands) - len(region.ids) :]
+    inputs, draws = operands[: region.inputs], operands[region.inputs :]
+    steps = [
+        [*(each[t] for each in inputs), *draws[t * count : (t + 1) * count]]
+        for t in range(calls * region.size)
+    ]
+    parts = [steps[i * region.size : (i + 1) * region.size] for i in range(calls)]
+    return [[*chain.from_iterable(part), *free] for part in parts]
 
 
 class _Plain(torch.autograd.Function):
-    r"""A tensor with the memory layout, and its gradient, that all calls of a region share."""
+    r"""A tensor with the memory layout that all calls of a region share."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return tensor.clone(memory_format=torch.contiguous_format)
+        return _copy(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].clone(memory_format=torch.contiguous_format)
+        return gradients[0]
 
 
 def _plain(tensor: Tensor) -> Tensor:
     found: Tensor = _Plain.apply(tensor)
+    return found
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=_PLAIN)
+
+
+def _invoke(function: Any, name: str, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    r"""Calls a function that is a region: the graph holds one function of that name."""
+    from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
+
+    with torch._C._AutoDispatchBelowAutograd():
+        found: tuple[Tensor, ...] = tuple(invoke_subgraph(function, name, *operands))
     return found
 
 

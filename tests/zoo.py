@@ -16,6 +16,7 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
+from pyro_vae.distributions import MarkovChain
 from pyro_vae.guides import AmortizedMultivariateNormal, AmortizedNormal, Empty
 from pyro_vae.likelihoods import (
     Binomial,
@@ -34,6 +35,7 @@ from pyro_vae.models import (
 )
 from pyro_vae.models.components import BernoulliComponents
 from pyro_vae.nn import conv_decoder, conv_encoder, masked_mlp, mlp, positive
+from pyro_vae.recurrence import recur
 
 Pair = tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]
 
@@ -420,6 +422,52 @@ def no_plate() -> Pair:
     return model, MeanField(), (torch.randn(N),)
 
 
+class Transition(nn.Module):
+    r"""A state, given the one before and what else is known."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.network = mlp(D + inputs, 2 * D, (8,), nn.Tanh)
+
+    def forward(self, z: Tensor, *u: Tensor) -> dist.TorchDistribution:
+        return normal(self.network(torch.cat([z, *u], dim=-1)))
+
+
+class States(PyroModule):
+    r"""z_1 -> ... -> z_T, and x_t of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transition, self.decoder = Transition(0), mlp(D, F, (8,))
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            chain = MarkovChain(standard(x, D), self.transition, steps=x.shape[1])
+            z = pyro.sample("z", chain)
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(2), obs=x)
+
+
+class Backwards(PyroModule):
+    r"""States given all data after them, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transition, self.read = Transition(F), nn.Linear(2 * F, F)
+
+    def forward(self, x: Tensor) -> None:
+        h = recur(self.step, x.new_zeros(x.shape[0], 1, F), [x.flip(1)], x.shape[1]).flip(1)
+        first = self.transition(x.new_zeros(x.shape[0], D), h[:, 0])
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", MarkovChain(first, self.transition, h[:, 1:]))
+
+    def step(self, h: Tensor, x: Tensor) -> Tensor:
+        return self.read(torch.cat([h, x], dim=-1)).tanh()
+
+
+def markov_chain() -> Pair:
+    return States(), Backwards(), (torch.randn(N, 9, F),)
+
+
 ZOO: dict[str, Callable[[], Pair]] = {
     row.__name__: row
     for row in (
@@ -450,6 +498,7 @@ ZOO: dict[str, Callable[[], Pair]] = {
         auxiliary,
         partly_observed,
         no_plate,
+        markov_chain,
     )
 }
 

@@ -61,6 +61,51 @@ class MarkovChain(TorchDistribution):
         torch.Size([3, 20, 2])
         >>> walk.log_prob(torch.zeros(5, 3, 20, 2)).shape
         torch.Size([5, 3])
+
+        A deep Markov model is a chain in the model, whose transition is a network, and one in the
+        guide, whose transition depends on the data, too: on those that are still to come, which
+        a network reads backwards by :func:`pyro_vae.recurrence.recur`.
+
+        >>> import pyro
+        >>> from functools import partial
+        >>> from pyro.nn import PyroModule
+        >>> from pyro_vae import SVI
+        >>> from pyro_vae.nn import mlp, positive
+        >>> class Transition(torch.nn.Module):
+        ...     def __init__(self, inputs):
+        ...         super().__init__()
+        ...         self.network = mlp(2 + inputs, 4, (16,))
+        ...     def forward(self, z, *u):
+        ...         loc, raw = self.network(torch.cat([z, *u], -1)).chunk(2, -1)
+        ...         return dist.Normal(loc, positive(raw)).to_event(1)
+        >>> class Model(PyroModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.transition, self.decoder = Transition(0), mlp(2, 5, (16,))
+        ...     def forward(self, x):  # (N, T, 5)
+        ...         start = dist.Normal(x.new_zeros(2), 1.0).to_event(1)
+        ...         with pyro.plate("data", x.shape[0], dim=-1):
+        ...             chain = MarkovChain(start, self.transition, steps=x.shape[1])
+        ...             z = pyro.sample("z", chain)  # (N, T, 2)
+        ...             pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(2), obs=x)
+        >>> class Guide(PyroModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.transition, self.network = Transition(8), mlp(8 + 5, 8, ())
+        ...     def read(self, h, x):
+        ...         return self.network(torch.cat([h, x], -1)).tanh()
+        ...     def forward(self, x):
+        ...         h = recur(self.read, x.new_zeros(x.shape[0], 1, 8), [x.flip(1)], x.shape[1])
+        ...         h = h.flip(1)  # of each step, what comes from it on
+        ...         first = self.transition(x.new_zeros(x.shape[0], 2), h[:, 0])
+        ...         with pyro.plate("data", x.shape[0], dim=-1):
+        ...             pyro.sample("z", MarkovChain(first, self.transition, h[:, 1:]))
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.linspace(0, 6, 12).sin()[:, None].expand(20, 12, 5)
+        >>> svi = SVI(Model(), Guide(), partial(torch.optim.Adam, lr=1e-2))
+        >>> losses = [svi.step(x).item() for _ in range(30)]
+        >>> losses[-1] < 0.9 * losses[0]
+        True
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
