@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from pyro_vae.arguments import flatten, unflatten
+from pyro_vae.biases import BiasesApart
 from pyro_vae.compiler import removed_half_written
 from pyro_vae.direct import Direct
 from pyro_vae.programs import Program
@@ -192,7 +193,7 @@ class Graph:
             stand_in = value.view(tensor.shape).detach()
             table[id(tensor)] = stand_in.requires_grad_(tensor.requires_grad)
         swap = _Swap(table)
-        with variables_kept(**self.programs), swap, traceable():
+        with variables_kept(**self.programs), swap, traceable(), BiasesApart():
             outputs = self.function(swap.substitute, *args, **kwargs)
         flat, self._outputs = tree_flatten(outputs)
         if isinstance(outputs, list) and len(outputs) == len(flat):

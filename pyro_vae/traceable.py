@@ -44,29 +44,7 @@ def traceable() -> Iterator[None]:
         # also of distributions that were made before, as those of PyroSample
         stack.enter_context(mock.patch.object(Distribution, "_validate_sample", _nothing))
         stack.enter_context(pyro.validation_enabled(False))
-        stack.enter_context(_BiasesApart())
         yield
-
-
-class _BiasesApart(TorchFunctionMode):
-    r"""Adds biases after products on the CPU, where a compiler adds them as it reads the product.
-
-    Together, the bias is first copied to each row, and then read again by the product. What has
-    two dimensions the compiler would put together again.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.nn.functional.linear:
-            return _linear(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if bias is None or input.dim() < 3 or input.device.type != "cpu":
-        return torch.nn.functional.linear(input, weight, bias)
-    return torch.nn.functional.linear(input, weight) + bias
 
 
 def _nothing(*_: Any) -> None:
