@@ -72,6 +72,8 @@ class Step:
 
         Nothing but the contents of tensors may have changed in between.
         """
+        if self.keeps_gradients:
+            return None
         self.update.refresh()
         try:
             found = self.graph.again(list(args))
