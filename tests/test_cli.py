@@ -291,7 +291,7 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_traceback_reaches_the_terminal() -> None:
     code = "import sys; from pyro_vae.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "fit", "--data", "nowhere.npy"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
     assert "nowhere.npy" in run.stderr

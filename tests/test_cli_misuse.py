@@ -337,6 +337,6 @@ def test_a_pipe_that_nobody_reads(words: list[str], code: int) -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-c", run_main, *words]
-    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(write)
     assert (run.returncode, run.stderr) == (code, "")

@@ -163,7 +163,7 @@ def watch():
     while not done:
         most = max(most, anonymous())
         time.sleep(0.002)
-thread = threading.Thread(target=watch); thread.start()
+thread = threading.Thread(target=watch, daemon=True); thread.start()
 import warnings; warnings.simplefilter("ignore")
 GaussianMixture(4, **options).fit(sys.argv[1])
 done = True; thread.join()
@@ -179,7 +179,10 @@ def test_a_mapped_file_takes_bounded_memory(tmp_path: object) -> None:
         x[start : start + 100_000] = np.random.RandomState(start).randn(100_000, 16)
     x.flush()
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEMORY, path], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", MEMORY, path],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
     assert run.returncode == 0, run.stderr

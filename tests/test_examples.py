@@ -19,7 +19,7 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
         text=True,
         stdin=subprocess.DEVNULL,
         cwd=tmp_path,
-        timeout=300,
+        timeout=500,
     )
 
     assert run.returncode == 0, run.stderr

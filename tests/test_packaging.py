@@ -20,7 +20,7 @@ MODULES = sorted(
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300
     )
 
 

@@ -371,7 +371,7 @@ def test_a_run_without_a_folder_is_interrupted_too(monkeypatch: pytest.MonkeyPat
 def test_killed_runs_end_as_those_that_were_left_alone() -> None:
     script = Path(__file__).parents[1] / "benchmarks" / "survival.py"
     found = subprocess.run(
-        [sys.executable, str(script), "--kills", "20"], capture_output=True, text=True, timeout=600
+        [sys.executable, str(script), "--kills", "20"], capture_output=True, text=True, timeout=500
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("10 kills") == 2
