@@ -105,8 +105,8 @@ class Graph:
         self._bind()
         self._outputs: Any = None
         # what a graph depends on besides tensors is its holder's to know
-        drawn = _torch_draws(self.free) if backend == "inductor" else {}
-        chosen = {"guard_filter_fn": _only_tensors, **drawn, **(options or {})}
+        usual = _usual(self.free) if backend == "inductor" else {}
+        chosen = {"guard_filter_fn": _only_tensors, **usual, **(options or {})}
         self._run: Callable[..., Any] = torch.compile(
             _own_code(self._step()),
             fullgraph=True,
@@ -193,7 +193,7 @@ class Graph:
             stand_in = value.view(tensor.shape).detach()
             table[id(tensor)] = stand_in.requires_grad_(tensor.requires_grad)
         swap = _Swap(table)
-        with variables_kept(**self.programs), swap, traceable(), BiasesApart():
+        with variables_kept(**self.programs), swap, traceable():
             outputs = self.function(swap.substitute, *args, **kwargs)
         flat, self._outputs = tree_flatten(outputs)
         if isinstance(outputs, list) and len(outputs) == len(flat):
@@ -201,9 +201,11 @@ class Graph:
         return [tensor.detach() for tensor in flat]
 
 
-def _torch_draws(free: Iterable[Tensor]) -> dict[str, bool]:
-    r"""The option that torch draws noise, where the compiler draws numbers one by one: the CPU."""
-    return {"fallback_random": True} if all(t.device.type == "cpu" for t in free) else {}
+def _usual(free: Iterable[Tensor]) -> dict[str, Any]:
+    r"""The options for the CPU: torch draws noise, where the compiler draws numbers one by one."""
+    if any(t.device.type != "cpu" for t in free):
+        return {}
+    return {"fallback_random": True, "post_grad_custom_post_pass": BiasesApart()}
 
 
 def _only_tensors(guards: Sequence[Any]) -> list[bool]:

@@ -59,6 +59,7 @@ _LOOKS = frozenset(
 _NAMES = [name + end for name in ("add", "sub", "addcmul", "addcdiv") for end in ("", "_")]
 _SCALED = {getattr(Tensor, n) for n in _NAMES} | {getattr(torch, n) for n in _NAMES[::2]}
 _LISTS = {torch._foreach_pow: 0, torch._foreach_add_: 1, torch._foreach_lerp_: 2}  # the number
+_COPIES = 16  # more than the compiler unrolls
 _SHARED = {torch._foreach_div_, torch._foreach_mul_, torch._foreach_div, torch._foreach_mul}
 
 
@@ -69,11 +70,11 @@ def _are_numbers(values: Any) -> bool:
 def _computed_once(factors: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
     r"""The factors, such that the compiler does not compute one, powers and all, per entry.
 
-    It would put them into the loops; a sum over a dimension of one entry it leaves to torch.
+    It would put them into the loops; a maximum over copies it keeps.
     """
     if any(factor.dim() for factor in factors) or len({f.dtype for f in factors}) > 1:
         return list(factors)
-    kept = torch.stack(list(factors)).unsqueeze(-1).cumsum(-1).squeeze(-1).unbind()
+    kept = torch.stack(list(factors)).unsqueeze(-1).expand(-1, _COPIES).amax(-1).unbind()
     # rounded as torch does, which promotes no tensor to the type of a number
     pairs = zip(kept, tensors, strict=True)
     return [factor.to(torch.result_type(tensor, factor)) for factor, tensor in pairs]

@@ -1,57 +1,55 @@
 r"""Affine maps whose bias is added apart: the same values and gradients."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from pyro_vae.biases import BiasesApart
 
-
-class Seen(TorchFunctionMode):
-    r"""Notes whether affine maps add a bias themselves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[bool] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.linear:
-            self.found.append(len(args) > 2 and args[2] is not None)
-        return func(*args, **(kwargs or {}))
+aten = torch.ops.aten
 
 
-def affine(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
+class Seen(BiasesApart):
+    r"""Notes how many products a graph has with and without a bias."""
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        super().__call__(graph)
+        kinds = (aten.addmm.default, aten.mm.default)
+        nodes = [graph.find_nodes(op="call_function", target=kind) for kind in kinds]
+        self.found = tuple(map(len, nodes))
+
+    def uuid(self) -> None:
+        return None  # so that the graph is compiled in each run of the tests
+
+
+def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    sizes = (shape, (6, shape[-1]), (6,))
-    return tuple(torch.randn(s, generator=generator).requires_grad_() for s in sizes)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
-@pytest.mark.parametrize(
-    ("shape", "together"), [((5,), True), ((4, 5), True), ((3, 4, 5), False), ((2, 3, 4, 5), False)]
-)
-def test_affine_maps_of_particles_add_their_bias_after_the_product(
-    shape: tuple[int, ...], together: bool
-) -> None:
-    x, weight, bias = affine(*shape)
-    expected = F.linear(x, weight, bias)
-    gradients = torch.autograd.grad(expected.square().sum(), (x, weight, bias))
-    with Seen() as seen, BiasesApart():
-        found = F.linear(x, weight, bias=bias) if together else F.linear(x, weight, bias)
-    torch.testing.assert_close(found, expected)
-    found_gradients = torch.autograd.grad(found.square().sum(), (x, weight, bias))
-    torch.testing.assert_close(found_gradients, gradients)
-    assert seen.found == [together]
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5), (2, 3, 4, 5)])
+def test_affine_maps_add_their_bias_after_the_product(shape: tuple[int, ...]) -> None:
+    given = tensors(shape, (6, 5), (6,))
+    expected = F.linear(*given)
+    gradients = torch.autograd.grad(expected.square().sum(), given)
+    seen = Seen()
+    run = torch.compile(F.linear, fullgraph=True, options={"post_grad_custom_post_pass": seen})
+    with torch.no_grad():
+        torch.testing.assert_close(run(*given), expected)
+    assert seen.found == (0, 1)
+    found = torch.autograd.grad(run(*given).square().sum(), given)
+    torch.testing.assert_close(found, gradients)
 
 
-def test_affine_maps_without_a_bias_or_elsewhere_are_left_alone() -> None:
-    x, weight, bias = affine(3, 4, 5)
-    with Seen() as seen, BiasesApart():
-        assert F.linear(x, weight).equal(x @ weight.T)
-        F.linear(x.to("meta"), weight.to("meta"), bias.to("meta"))
-    assert seen.found == [False, True]
+def test_maps_that_scale_their_parts_are_left_alone() -> None:
+    given = tensors((4, 6), (4, 5), (5, 6))
+    seen = Seen()
+
+    def scaled(*given: Tensor) -> Tensor:
+        return torch.addmm(*given, beta=2, alpha=3)
+
+    run = torch.compile(scaled, fullgraph=True, options={"post_grad_custom_post_pass": seen})
+    with torch.no_grad():
+        torch.testing.assert_close(run(*given), 2 * given[0] + 3 * given[1] @ given[2])
+    assert seen.found == (1, 0)
