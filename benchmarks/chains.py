@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -23,6 +25,7 @@ import pyro.optim
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
+from steps import described, write
 from torch import Tensor, nn
 
 from pyro_vae import SVI
@@ -138,6 +141,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50, help="steps that are timed")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     if options.one:
         name, kind, length, count = options.one
@@ -146,6 +150,7 @@ def main() -> None:
     print(f"batch {N}, {F} features, {D} states, {H} hidden; torch {torch.__version__}, 1 thread\n")
     print("| kind | steps | Pyro, ms | captured, ms | ÷ Pyro (≤ 0.25) | first steps, s (≤ 30) |")
     print("|---|---|---|---|---|---|")
+    rows: list[dict[str, Any]] = []
     for kind in options.kinds:
         for length in options.lengths:
             ours, theirs = (alone(each, kind, length, options.count) for each in CONTENDERS)
@@ -155,6 +160,9 @@ def main() -> None:
                 f"{ours['first']:.1f} |",
                 flush=True,
             )
+            row = {"kind": kind, "length": length, "ratio": ratio, **ours, "pyro": theirs}
+            rows.append(row)
+            write(options.json, {"machine": described(), "rows": rows})
 
 
 if __name__ == "__main__":

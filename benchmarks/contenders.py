@@ -23,9 +23,11 @@ from pyro_vae.guides import AmortizedNormal
 from pyro_vae.models import VAE
 from pyro_vae.nn import positive
 from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.products import Products
 
 CAPTURED, EAGER = "this, captured", "this, eager"
 MANY = "this, captured, a block at once"
+BFLOAT16 = "this, captured, a block at once, products in bfloat16"
 TRACE, MEAN_FIELD = "pyro.infer.SVI, Trace_ELBO", "pyro.infer.SVI, TraceMeanField_ELBO"
 JIT, RENYI = "pyro.infer.SVI, JitTrace_ELBO", "pyro.infer.SVI, RenyiELBO"
 ADAM, FUSED = "torch, Adam", "torch, fused Adam"
@@ -149,10 +151,24 @@ def programs(size: Size) -> Pair:
     return model, guide
 
 
-def ours(size: Size, capture: bool) -> SVI:
+def ours(size: Size, capture: bool, products: Products = "float32") -> SVI:
     optimizer = partial(torch.optim.Adam, lr=RATE)
     objective = ELBO() if size.particles == 1 else IWAE(size.particles)
-    return SVI(*programs(size), optimizer, objective, capture=capture)
+    return SVI(*programs(size), optimizer, objective, capture=capture, products=products)
+
+
+def our_makers(size: Size) -> Makers:
+    r"""Ours; small networks have no product that is worth rounding."""
+    found: Makers = {
+        CAPTURED: lambda: Contender(ours(size, capture=True).step),
+        MANY: lambda: Contender(ours(size, capture=True).steps, prepare=list),
+        EAGER: lambda: Contender(ours(size, capture=False).step),
+    }
+    if not size.small:
+        found[BFLOAT16] = lambda: Contender(
+            ours(size, capture=True, products="bfloat16").steps, exact=0, prepare=list
+        )
+    return found
 
 
 def pyros(size: Size, loss: pyro.infer.ELBO) -> Step:
@@ -161,17 +177,22 @@ def pyros(size: Size, loss: pyro.infer.ELBO) -> Step:
 
 
 def pyro_makers(size: Size) -> Makers:
-    r"""Pyro's own bounds; its weighted one sums the batch first, which is as much work."""
+    r"""Pyro's own bounds; its weighted one sums the batch first, which is as much work.
+
+    ``JitTrace_ELBO`` takes 20 s a step for convolutions, and is left out there.
+    """
     if size.particles == 1:
-        return {
+        found: Makers = {
             TRACE: lambda: Contender(pyros(size, pyro.infer.Trace_ELBO()), sampled=True),
             MEAN_FIELD: lambda: Contender(pyros(size, pyro.infer.TraceMeanField_ELBO())),
-            JIT: lambda: Contender(
+        }
+        if size.image is None:
+            found[JIT] = lambda: Contender(
                 pyros(size, pyro.infer.JitTrace_ELBO(ignore_jit_warnings=True)),
                 sampled=True,
                 exact=0,
-            ),
-        }
+            )
+        return found
     options = {"vectorize_particles": True, "max_plate_nesting": 1}
     loss = pyro.infer.RenyiELBO(0, num_particles=size.particles, **options)
     return {RENYI: lambda: Contender(pyros(size, loss), other=True)}
@@ -191,9 +212,7 @@ def outside_makers(size: Size) -> Makers:
 def makers(size: Size) -> Makers:
     r"""All of them, by name."""
     return {
-        CAPTURED: lambda: Contender(ours(size, capture=True).step),
-        MANY: lambda: Contender(ours(size, capture=True).steps, prepare=list),
-        EAGER: lambda: Contender(ours(size, capture=False).step),
+        **our_makers(size),
         **pyro_makers(size),
         ADAM: lambda: Contender(by_hand(size, fused=False)),
         FUSED: lambda: Contender(by_hand(size, fused=True)),
