@@ -31,7 +31,7 @@ class Clock:
     r"""A callback: the seconds of each epoch, and those of a step between epochs.
 
     Arguments:
-        block: Takes some steps; returns the median time of one, in seconds.
+        block: Takes some steps; returns the mean time of one, in seconds.
     """
 
     def __init__(self, block: Callable[[], float]) -> None:

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Mapping
@@ -154,8 +155,8 @@ def race(
     blocks: dict[str, list[Block]] = {name: [] for name in found}
     names = list(found)
     for i in range(rounds):
-        first = i % len(names)  # nobody always follows the same one
-        for name in names[first:] + names[:first]:
+        # nobody always follows the same one, whose threads may still wait for work
+        for name in random.Random(i).sample(names, len(names)):
             blocks[name].append(block(found[name], data, steps))
     return blocks
 
@@ -222,7 +223,7 @@ def show_epochs(data: list[Tensor], count: int) -> list[dict[str, Any]]:
     print("| binarisation | run_dir | validation | s an epoch | ms a step | ÷ (steps x step) |")
     print("|---|---|---|---|---|---|")
     found = []
-    for row in epochs(lambda: statistics.median(block(captured, data, 100).clock), count):
+    for row in epochs(lambda: statistics.fmean(block(captured, data, 100).clock), count):
         words = ["yes" if row[key] else "no" for key in ("run_dir", "validation")]
         print(
             f"| {row['binarization']} | {' | '.join(words)} | {row['seconds']:.2f} | "
