@@ -45,12 +45,16 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     Returns:
         The states :math:`z_{1:S}`, with shape :math:`(*, S, D)`.
 
+    Raises:
+        ValueError: If the state or the inputs have another shape.
+
     Example:
         >>> recur(lambda z, u: z / 2 + u, torch.zeros(1, 1), [torch.ones(3, 1)], 3)
         tensor([[1.0000],
                 [1.5000],
                 [1.7500]])
     """
+    _check(state, inputs, steps)
     size = _chunk(steps)
     # elsewhere a step is Python that runs once; Dynamo, if it reads this, sees a loop
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
@@ -69,6 +73,22 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     return torch.cat(parts, -2)
 
 
+def _check(state: Tensor, inputs: Sequence[Tensor], steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"expected steps of at least 1, got {steps}")
+    if state.dim() < 2 or state.shape[-2] != 1:
+        raise ValueError(
+            f"expected a state with shape (*, 1, D), got {tuple(state.shape)}: one step is a "
+            "dimension, too, as by state.unsqueeze(-2)"
+        )
+    for each in inputs:
+        if each.dim() < 2 or each.shape[-2] != steps:
+            raise ValueError(
+                f"expected inputs with shape (*, {steps}, I), a row for each step, got "
+                f"{tuple(each.shape)}"
+            )
+
+
 def _look(step: Step, state: Tensor, inputs: Sequence[Tensor]) -> "_Seen | None":
     r"""What a step uses and draws; ``None`` if it does what a region cannot."""
     # views, which the step uses nowhere else
@@ -77,10 +97,11 @@ def _look(step: Step, state: Tensor, inputs: Sequence[Tensor]) -> "_Seen | None"
     watch: Any = _Watch  # untyped
     try:
         with torch.no_grad(), seen, watch():
-            step(*given)
+            after = step(*given)
     except _Refused:
         return None
-    return seen
+    alike = after.shape == state.shape and after.dtype == state.dtype
+    return seen if alike else None  # all calls of a region are given the same kind of state
 
 
 def _chunk(steps: int) -> int:
@@ -116,7 +137,7 @@ class _Seen(TorchFunctionMode):
             # it is drawn outside: inside, backward would draw it again
             self.draws.append((func, args[0], args[1:], kwargs))
             return args[0]
-        if _writes(func, self._is_free(args[0]) if args else False):
+        if _writes(func):
             raise _Refused
         result = func(*args, **kwargs)
         for tensor in _tensors(result):
@@ -177,7 +198,7 @@ class _Region:
     def __init__(self, step: Step, size: int, inputs: int, seen: _Seen) -> None:
         self.step, self.size, self.inputs, self.draws = step, size, inputs, seen.draws
         self.name = f"recurrence_{next(_names)}"
-        self.ids = list(seen.free)
+        self.originals = seen.free  # by id, and kept alive: no id comes twice
         # a view is what stands for a tensor where others take its place
         self.free = [tensor.view_as(tensor) for tensor in seen.free.values()]
 
@@ -200,7 +221,7 @@ class _Region:
         states = []
         for t in range(self.size):
             rows, draws = given[each * t :][: self.inputs], given[each * t :][self.inputs : each]
-            with _Given(dict(zip(self.ids, free, strict=True)), draws):
+            with _Given(dict(zip(self.originals, free, strict=True)), draws):
                 state = self.step(state, *rows)
             states.append(state)
         return states
@@ -257,7 +278,7 @@ class _Backward:
     def __init__(self, region: _Region, needs: Sequence[bool]) -> None:
         self.region = region
         self.rows = needs[1 : 1 + region.inputs]
-        self.free = needs[len(needs) - len(region.ids) :]
+        self.free = needs[len(needs) - len(region.free) :]
         self.graph: Any = None
 
     def size(self, operands: Sequence[Tensor]) -> int:
@@ -321,7 +342,7 @@ class _Backward:
 
 def _given(region: _Region, calls: int, operands: Sequence[Tensor]) -> list[list[Tensor]]:
     r"""What each call of a region is given besides a state."""
-    count, free = len(region.draws), operands[len(operands) - len(region.ids) :]
+    count, free = len(region.draws), operands[len(operands) - len(region.free) :]
     inputs, draws = operands[: region.inputs], operands[region.inputs :]
     steps = [
         [*(each[t] for each in inputs), *draws[t * count : (t + 1) * count]]
@@ -361,7 +382,7 @@ def _invoke(function: Any, name: str, operands: Sequence[Tensor]) -> tuple[Tenso
     return found
 
 
-def _writes(func: Any, to_free: bool) -> bool:
+def _writes(func: Any) -> bool:
     name: str = getattr(func, "__name__", "")
     if name in _QUIETLY:
         return True

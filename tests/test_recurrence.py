@@ -140,3 +140,31 @@ def test_a_program_that_is_compiled_by_others_is_a_loop(regions: list[int]) -> N
     z = torch.randn(N, 1, D)
     torch.testing.assert_close(run(z), recur(lambda z: torch.tanh(z @ weight), z, [], 8))
     assert not regions
+
+
+def test_a_state_that_becomes_another_is_unrolled(regions: list[int]) -> None:
+    weight = torch.randn(D, D, requires_grad=True)
+
+    def function(z: Tensor, u: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            states = recur(lambda z, u: torch.tanh(z.double() @ weight + u), z, [u], 9)
+            return [states, *torch.autograd.grad(states.square().sum(), [weight])]
+
+    both(function, [weight], torch.randn(1, D), torch.randn(N, 9, D))  # in shape
+    both(function, [weight], torch.randn(N, 1, D).float(), torch.randn(N, 9, D))  # in precision
+    assert not regions
+
+
+@pytest.mark.parametrize(
+    "state, inputs, steps, match",
+    [
+        ((3, D), (3, 4, U), 4, r"state with shape \(\*, 1, D\), got \(3, 2\)"),
+        ((D,), (4, U), 4, r"state with shape \(\*, 1, D\), got \(2,\)"),
+        ((3, 1, D), (3, 5, U), 4, r"inputs with shape \(\*, 4, I\), .* got \(3, 5, 4\)"),
+        ((3, 1, D), (4,), 4, r"inputs with shape \(\*, 4, I\), .* got \(4,\)"),
+        ((3, 1, D), (3, 0, U), 0, "steps of at least 1, got 0"),
+    ],
+)
+def test_errors(state: tuple[int, ...], inputs: tuple[int, ...], steps: int, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        recur(lambda z, u: z, torch.zeros(state), [torch.zeros(inputs)], steps)
