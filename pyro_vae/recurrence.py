@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -33,8 +32,9 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
 
     It is a loop, but in graphs a few steps are one function that is compiled once and called many
     times: the time to compile it hardly grows with :math:`S`. For gradients the steps are taken
-    again. A step that writes to tensors it did not make, or draws otherwise than by ``normal_``,
-    ``uniform_`` or ``exponential_``, as dropout does, is unrolled all the same.
+    again, so that these have none themselves. A step is unrolled all the same if it writes to
+    tensors in place, differentiates, changes the kind of state, or draws otherwise than by
+    ``normal_``, ``uniform_`` or ``exponential_``, as dropout does.
 
     Arguments:
         step: The function :math:`f`, called with a state and a row of each of the inputs.
@@ -45,16 +45,21 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     Returns:
         The states :math:`z_{1:S}`, with shape :math:`(*, S, D)`.
 
+    Raises:
+        ValueError: If state or inputs have another shape.
+        NotImplementedError: If gradients are differentiated again, in graphs.
+
     Example:
         >>> recur(lambda z, u: z / 2 + u, torch.zeros(1, 1), [torch.ones(3, 1)], 3)
         tensor([[1.0000],
                 [1.5000],
                 [1.7500]])
     """
+    _check(state, inputs, steps)
     size = _chunk(steps)
     # elsewhere a step is Python that runs once; Dynamo, if it reads this, sees a loop
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-    compiling = compiling and _REGIONS
+    compiling = compiling and _REGIONS and not _is_inside()
     seen = _look(step, state, inputs) if compiling and steps >= 2 * size else None
     whole = 0 if seen is None else steps // size
     parts = []
@@ -69,18 +74,37 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     return torch.cat(parts, -2)
 
 
+def _is_inside() -> bool:
+    r"""Whether this is a step of another recurrence, of which that makes regions."""
+    return any(isinstance(mode, _Seen | _Given) for mode in _get_current_function_mode_stack())
+
+
+def _check(state: Tensor, inputs: Sequence[Tensor], steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"expected steps of at least 1, got {steps}")
+    if state.dim() < 2 or state.shape[-2] != 1:
+        raise ValueError(
+            f"expected a state with shape (*, 1, D), got {tuple(state.shape)}: use .unsqueeze(-2)"
+        )
+    for each in inputs:
+        if (shape := tuple(each.shape))[-2:-1] != (steps,):
+            raise ValueError(f"expected inputs with shape (*, {steps}, I), got {shape}")
+
+
 def _look(step: Step, state: Tensor, inputs: Sequence[Tensor]) -> "_Seen | None":
     r"""What a step uses and draws; ``None`` if it does what a region cannot."""
-    # views, which the step uses nowhere else
-    given = [state.view_as(state), *(each[..., :1, :] for each in inputs)]
+    # copies: the step uses them nowhere else, and may write to them unseen
+    given = [state.clone(), *(each[..., :1, :].clone() for each in inputs)]
     seen = _Seen(given)
     watch: Any = _Watch  # untyped
     try:
         with torch.no_grad(), seen, watch():
-            step(*given)
+            after = step(*given)
     except _Refused:
         return None
-    return seen
+    # all calls of a region are given the same kind of state, and leave it as it is
+    alike = after.shape == state.shape and after.dtype == state.dtype
+    return seen if alike and not any(tensor._version for tensor in given) else None
 
 
 def _chunk(steps: int) -> int:
@@ -92,7 +116,8 @@ class _Refused(Exception):  # noqa: N818, it is none of the user's
     r"""A step did what a region cannot do, and nothing came of it."""
 
 
-_QUIETLY = {"batch_norm", "instance_norm"}  # they write statistics
+# they write statistics, or want gradients, of which a look has none
+_QUIETLY = {"batch_norm", "instance_norm", "grad", "backward"}
 _DRAWS = {Tensor.normal_, Tensor.uniform_, Tensor.exponential_}
 
 
@@ -116,7 +141,7 @@ class _Seen(TorchFunctionMode):
             # it is drawn outside: inside, backward would draw it again
             self.draws.append((func, args[0], args[1:], kwargs))
             return args[0]
-        if _writes(func, self._is_free(args[0]) if args else False):
+        if _writes(func, kwargs):
             raise _Refused
         result = func(*args, **kwargs)
         for tensor in _tensors(result):
@@ -177,7 +202,7 @@ class _Region:
     def __init__(self, step: Step, size: int, inputs: int, seen: _Seen) -> None:
         self.step, self.size, self.inputs, self.draws = step, size, inputs, seen.draws
         self.name = f"recurrence_{next(_names)}"
-        self.ids = list(seen.free)
+        self.originals = seen.free  # by id, and kept alive: no id comes twice
         # a view is what stands for a tensor where others take its place
         self.free = [tensor.view_as(tensor) for tensor in seen.free.values()]
 
@@ -200,7 +225,7 @@ class _Region:
         states = []
         for t in range(self.size):
             rows, draws = given[each * t :][: self.inputs], given[each * t :][self.inputs : each]
-            with _Given(dict(zip(self.ids, free, strict=True)), draws):
+            with _Given(dict(zip(self.originals, free, strict=True)), draws):
                 state = self.step(state, *rows)
             states.append(state)
         return states
@@ -226,8 +251,9 @@ class _Calls(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # what torch has for it fails to refuse in a graph
+            raise NotImplementedError("expected gradients without create_graph=True")
         region, calls, size = ctx.region, ctx.calls, ctx.region.size
         (_, *rest), before = ctx.saved_tensors[:-calls], ctx.saved_tensors[-calls:]
         needs = ctx.needs_input_grad[2:]
@@ -257,7 +283,7 @@ class _Backward:
     def __init__(self, region: _Region, needs: Sequence[bool]) -> None:
         self.region = region
         self.rows = needs[1 : 1 + region.inputs]
-        self.free = needs[len(needs) - len(region.ids) :]
+        self.free = needs[len(needs) - len(region.free) :]
         self.graph: Any = None
 
     def size(self, operands: Sequence[Tensor]) -> int:
@@ -321,7 +347,7 @@ class _Backward:
 
 def _given(region: _Region, calls: int, operands: Sequence[Tensor]) -> list[list[Tensor]]:
     r"""What each call of a region is given besides a state."""
-    count, free = len(region.draws), operands[len(operands) - len(region.ids) :]
+    count, free = len(region.draws), operands[len(operands) - len(region.free) :]
     inputs, draws = operands[: region.inputs], operands[region.inputs :]
     steps = [
         [*(each[t] for each in inputs), *draws[t * count : (t + 1) * count]]
@@ -361,9 +387,9 @@ def _invoke(function: Any, name: str, operands: Sequence[Tensor]) -> tuple[Tenso
     return found
 
 
-def _writes(func: Any, to_free: bool) -> bool:
+def _writes(func: Any, kwargs: dict[str, Any]) -> bool:
     name: str = getattr(func, "__name__", "")
-    if name in _QUIETLY:
+    if name in _QUIETLY or kwargs.get("out") is not None:
         return True
     in_place = name.endswith("_") and not name.endswith("__")
     return in_place or name == "__setitem__" or (name.startswith("__i") and name != "__invert__")

@@ -243,6 +243,7 @@ REFUSED: dict[str, dict[str, str]] = {
         **SHARED,
         "full_covariance": "independent in the model, .*got MultivariateNormal at 'z'",
         "auxiliary": "got Delta at 'z'",
+        "markov_chain": "independent in the model, .*got MarkovChain at 'z'",
         "masked_and_scaled": "neither mask nor poutine.scale around latents, got one at 'z'",
     },
     "InfoVAE": SHARED,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
 from pyro_vae.distributions import MarkovChain
@@ -276,6 +277,52 @@ def test_what_has_no_pathwise_gradient_is_drawn_without() -> None:
     assert fn.log_prob(z).shape == (50,)
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([T, 1, 2, 4, T - 1])])
+def test_expanded_it_is_the_same(lengths: Tensor | None) -> None:
+    net, inputs, z = Net(), torch.randn(5, T - 1, U), torch.randn(4, 5, T, D)
+    fn = MarkovChain(vector(), net, inputs, lengths=lengths)
+    wide = fn.expand((4, 5))
+
+    assert (wide.batch_shape, wide.event_shape) == ((4, 5), (T, D))
+    torch.testing.assert_close(wide.log_prob(z), fn.log_prob(z))
+    assert wide.rsample((3,)).shape == (3, 4, 5, T, D)
+    assert wide.has_rsample
+    assert not fn.has_rsample_(False).expand((4, 5)).has_rsample
+
+
+def test_single_precision_stays() -> None:
+    net, inputs = Net().float(), torch.randn(5, T - 1, U).float()
+    fn = MarkovChain(dist.Normal(torch.zeros(D).float(), 1.0).to_event(1), net, inputs)
+    z = fn.rsample((3,))
+    assert z.dtype == fn.log_prob(z).dtype == torch.float
+
+
+def test_draws_without_a_gradient_after_one_with() -> None:
+    def jump(z: Tensor) -> TorchDistribution:  # next to one or the other
+        locs = torch.stack([z, z + 10], -2)
+        weights = dist.Categorical(torch.full((*z.shape[:-1], 2), 0.5))
+        return dist.MixtureSameFamily(weights, dist.Normal(locs, 1e-3).to_event(1))
+
+    fn = MarkovChain(vector(7), jump, steps=T)
+    with pytest.raises(ValueError, match="got MixtureSameFamily: draw without"):
+        fn.rsample()
+    for draw in (fn.sample, fn.has_rsample_(False)):
+        steps = draw().diff(dim=-2) / 10
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-2)
+        assert steps.round().unique().tolist() == [0, 1]
+
+
+class Random(PyroModule):
+    r"""A transition whose weight is a latent of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = PyroSample(dist.Normal(torch.zeros(D, D), 1.0).to_event(2))
+
+    def forward(self, z: Tensor) -> TorchDistribution:
+        return dist.Normal(z @ self.weight, 1.0).to_event(1)
+
+
 def vector(*batch: int) -> TorchDistribution:
     return dist.Normal(torch.zeros(*batch, D), 1.0).to_event(1)
 
@@ -309,6 +356,24 @@ ERRORS: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: MarkovChain(vector(), linear, steps=3, lengths=torch.tensor([4])),
         ValueError,
         "lengths from 1 to the number of steps, 3",
+    ),
+    (lambda: MarkovChain(vector(), Random(), steps=3).rsample(), ValueError, "holds '.*weight'"),
+    (
+        lambda: MarkovChain(vector(), Random(), steps=3).log_prob(torch.zeros(3, D)),
+        ValueError,
+        "without sites, .* draw it before",
+    ),
+    (
+        lambda: MarkovChain(vector(), linear, steps=3, lengths=torch.tensor([3])).log_prob(
+            torch.zeros(1, D)
+        ),
+        ValueError,
+        r"shape \(\*, 3, 2\), got \(1, 2\)",
+    ),
+    (
+        lambda: MarkovChain(vector(), linear, steps=3).enumerate_support(),
+        NotImplementedError,
+        "chain that is drawn, .*DiscreteHMM",
     ),
     (
         lambda: MarkovChain(vector(), linear, steps=3, lengths=torch.tensor([0])),

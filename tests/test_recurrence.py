@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyro_vae import recurrence
 from pyro_vae.graph import Graph
 from pyro_vae.recurrence import recur
+from pyro_vae.uncapturable import Uncapturable
 
 N, D, U = 3, 2, 4
 
@@ -122,6 +123,60 @@ def test_a_step_that_writes_is_unrolled(regions: list[int]) -> None:
     assert not regions
 
 
+def test_a_step_that_writes_by_an_argument_is_unrolled(regions: list[int]) -> None:
+    weight, seen = torch.randn(D, D), torch.zeros(N, 1, D)
+
+    def function(z: Tensor) -> list[Tensor]:
+        states = recur(lambda z: torch.add(z @ weight, seen, out=seen).tanh(), z, [], 8)
+        inside = recur(lambda z: nn.functional.relu(z.mT, inplace=True).mT @ weight, z, [], 8)
+        return [states, inside]
+
+    z = torch.randn(N, 1, D)
+    graph = Graph(lambda swap, *a: function(*a), [weight, seen], backend="aot_eager")
+    expected = [*function(z.clone()), seen.clone()]
+    seen.zero_()
+    torch.testing.assert_close([*graph(z.clone()), seen], expected)
+    assert not regions
+
+
+def test_a_step_that_differentiates_is_unrolled(regions: list[int]) -> None:
+    weight = torch.randn(D, D, requires_grad=True)
+
+    def step(z: Tensor, u: Tensor) -> Tensor:  # down an energy
+        with torch.enable_grad():
+            y = z * 1 + 0 * weight.sum()
+            (slope,) = torch.autograd.grad((y @ weight).square().sum(), [y])
+        return z - 0.01 * slope.detach() + u @ weight
+
+    both(with_gradients(step, [weight], 8), [weight], torch.randn(N, 1, D), torch.randn(N, 8, D))
+    assert not regions
+
+
+def test_a_recurrence_in_a_step_is_a_loop(regions: list[int]) -> None:
+    weight = torch.randn(D, D)
+
+    def step(z: Tensor) -> Tensor:
+        return recur(lambda z: torch.tanh(z @ weight), z, [], 8)[..., -1:, :]
+
+    both(lambda z: [recur(step, z, [], 8)], [weight], torch.randn(N, 1, D))
+    assert set(regions) == {4}
+
+
+def test_gradients_of_gradients_are_refused(regions: list[int]) -> None:
+    weight = torch.randn(D, D, requires_grad=True)
+
+    def function(z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            states = recur(lambda z: torch.tanh(z @ weight), z, [], 9)  # one is left over
+            (slope,) = torch.autograd.grad(states.sum(), [weight], create_graph=True)
+            return torch.autograd.grad(slope.square().sum(), [weight])[0]
+
+    graph = Graph(lambda swap, z: function(z), [weight], backend="aot_eager")
+    with pytest.raises(Uncapturable):
+        graph(torch.randn(N, 1, D))
+    assert regions
+
+
 def test_without_gradients(regions: list[int]) -> None:
     weight = torch.randn(D, D)
 
@@ -140,3 +195,31 @@ def test_a_program_that_is_compiled_by_others_is_a_loop(regions: list[int]) -> N
     z = torch.randn(N, 1, D)
     torch.testing.assert_close(run(z), recur(lambda z: torch.tanh(z @ weight), z, [], 8))
     assert not regions
+
+
+def test_a_state_that_becomes_another_is_unrolled(regions: list[int]) -> None:
+    weight = torch.randn(D, D, requires_grad=True)
+
+    def function(z: Tensor, u: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            states = recur(lambda z, u: torch.tanh(z.double() @ weight + u), z, [u], 9)
+            return [states, *torch.autograd.grad(states.square().sum(), [weight])]
+
+    both(function, [weight], torch.randn(1, D), torch.randn(N, 9, D))  # in shape
+    both(function, [weight], torch.randn(N, 1, D).float(), torch.randn(N, 9, D))  # in precision
+    assert not regions
+
+
+@pytest.mark.parametrize(
+    "state, inputs, steps, match",
+    [
+        ((3, D), (3, 4, U), 4, r"state with shape \(\*, 1, D\), got \(3, 2\)"),
+        ((D,), (4, U), 4, r"state with shape \(\*, 1, D\), got \(2,\)"),
+        ((3, 1, D), (3, 5, U), 4, r"inputs with shape \(\*, 4, I\), got \(3, 5, 4\)"),
+        ((3, 1, D), (4,), 4, r"inputs with shape \(\*, 4, I\), got \(4,\)"),
+        ((3, 1, D), (3, 0, U), 0, "steps of at least 1, got 0"),
+    ],
+)
+def test_errors(state: tuple[int, ...], inputs: tuple[int, ...], steps: int, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        recur(lambda z, u: z, torch.zeros(state), [torch.zeros(inputs)], steps)

@@ -266,6 +266,7 @@ MOVABLE = [
         "auto_normal_mixture",
         "auto_normal_infinite_mixture",
         "no_plate",
+        "markov_chain",
     )
 ]
 
@@ -358,6 +359,7 @@ ERRORS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "simplex": (simplex, {}, r"moved on its own, got 'z' with support Simplex"),
     "maps": (maps, {}, r"shape \(N, D\), got 'z' with shape \(7, 2, 3\)"),
     "no latents": (latent_free, {}, r"a guide that draws latents, got none"),
+    "chain": (ZOO["markov_chain"], {}, r"shape \(N, D\), got 'z' with shape \(7, 9, 2\)"),
     "datum": (two, {"datum": 7}, r"datum to be an index from 0 to 6, got 7"),
     "datum below": (two, {"datum": -1}, r"datum to be an index from 0 to 6, got -1"),
     "extent": (two, {"extent": 0.0}, r"a finite extent above 0, got 0.0"),

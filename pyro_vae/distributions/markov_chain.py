@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
 from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -37,7 +38,8 @@ class MarkovChain(TorchDistribution):
             the states before :math:`S` steps, :math:`(*, S, D)`, and the inputs of these steps,
             :math:`(*, S, I)`; returns the distribution of the states after them, with batch shape
             :math:`(*, S)` and event shape :math:`(D)`. :math:`S` is :math:`T - 1` for a density,
-            and 1 while states are drawn. It treats every step alike.
+            and 1 while states are drawn. It treats every step alike, and holds no sites: what it
+            depends on is drawn before.
         inputs: What steps depend on besides, with shape :math:`(*, T - 1, I)`, from
             :math:`u_2` on.
         steps: The number of states :math:`T`; with inputs it is known.
@@ -47,7 +49,9 @@ class MarkovChain(TorchDistribution):
     Raises:
         TypeError: If ``lengths`` are no integers.
         ValueError: If the initial state is no vector, if ``steps`` and ``inputs`` disagree or
-            both are missing, or if a length is not in :math:`1, \dots, T`.
+            both are missing, or if a length is not in :math:`1, \dots, T`. Later, if states or
+            the transition's distributions have another shape, if draws of the transition have no
+            gradient, though those of the initial state have, or if it holds a site.
 
     References:
         | Structured Inference Networks for Nonlinear State Space Models (Krishnan et al., 2017)
@@ -143,7 +147,7 @@ class MarkovChain(TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "MarkovChain":
         r"""Returns the same distribution with batch shape ``batch_shape``."""
-        return MarkovChain(
+        expanded = MarkovChain(
             self.initial.expand(Size(batch_shape)),
             self.transition,
             self.inputs,
@@ -151,9 +155,16 @@ class MarkovChain(TorchDistribution):
             lengths=self.lengths,
             validate_args=self._validate_args,
         )
+        expanded.has_rsample = self.has_rsample  # which may have been set
+        return expanded
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns :math:`\log p(z_{1:T})` of states with shape :math:`(*, T, D)`."""
+        if value.shape[-2:] != self.event_shape:
+            raise ValueError(
+                f"expected states with shape (*, {', '.join(map(str, self.event_shape))}), got "
+                f"{tuple(value.shape)}: one for each step, all of them vectors"
+            )
         exists = self._exists()
         if exists is not None:  # what is there otherwise may have no density, or be missing
             value = torch.where(exists[..., None], value, value[..., :1, :])
@@ -173,14 +184,19 @@ class MarkovChain(TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws states one after the other."""
-        return self._draw(Size(sample_shape), lambda fn, shape: fn.rsample(shape))
+        return self._draw(Size(sample_shape), _pathwise)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws states one after the other, without a gradient."""
-        if self.has_rsample:  # which a graph can take apart
-            return self.rsample(sample_shape)
-        return self._draw(Size(sample_shape), lambda fn, shape: fn.sample(shape))
+        return self._draw(Size(sample_shape), _drawn)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        r"""Refuses: all sequences are too many."""
+        raise NotImplementedError(
+            "expected a chain that is drawn, got one to be summed out: of discrete states, that "
+            "is what pyro.distributions.DiscreteHMM does"
+        )
 
     def _draw(self, sample_shape: Size, draw: Callable[[Any, Size], Tensor]) -> Tensor:
         exists = self._exists()
@@ -199,7 +215,8 @@ class MarkovChain(TorchDistribution):
     def _following(self, z: Tensor, inputs: Sequence[Tensor]) -> TorchDistribution:
         r"""The distribution of the states that follow ``z``, with batch shape :math:`(*, S)`."""
         shape = z.shape[:-1]
-        found = self.transition(z, *(u.expand(*shape, u.shape[-1]) for u in inputs))
+        with _NoSites():
+            found = self.transition(z, *(u.expand(*shape, u.shape[-1]) for u in inputs))
         if found.event_shape != z.shape[-1:]:
             raise ValueError(
                 "expected the transition to return a distribution with event shape "
@@ -213,6 +230,33 @@ class MarkovChain(TorchDistribution):
         if self.lengths is None:
             return None
         return torch.arange(self.steps, device=self.lengths.device) < self.lengths[..., None]
+
+
+class _NoSites(Messenger):
+    r"""Refuses sites where each step would be another, and a density comes too late for any."""
+
+    def _pyro_sample(self, message: Any) -> None:
+        raise ValueError(
+            f"expected a transition without sites, got one that holds {message['name']!r}: draw "
+            "it before the chain is made"
+        )
+
+
+def _pathwise(fn: Any, shape: Size) -> Tensor:
+    if not fn.has_rsample:
+        raise ValueError(
+            "expected a transition to distributions whose draws have gradients, as those of the "
+            f"initial state have, got {type(fn).__name__}: draw without, by "
+            "MarkovChain(...).has_rsample_(False)"
+        )
+    drawn: Tensor = fn.rsample(shape)
+    return drawn
+
+
+def _drawn(fn: Any, shape: Size) -> Tensor:
+    draw = fn.rsample if fn.has_rsample else fn.sample  # a graph can take the first apart
+    drawn: Tensor = draw(shape)
+    return drawn
 
 
 def _steps(inputs: Tensor | None, steps: int | None) -> int:
