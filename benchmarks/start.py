@@ -72,15 +72,15 @@ def started(program: str, name: str, threads: int, cache: str) -> dict[str, floa
     return found
 
 
-def measured(program: str, threads: int, rounds: int) -> dict[str, Any]:
-    r"""The medians of all contenders, cold, with a cache, and of memory."""
-    names = [IMPORTS, *makers(SIZES[program])]
+def measured(program: str, names: list[str], threads: int, rounds: int) -> dict[str, Any]:
+    r"""The medians of contenders, cold, with a cache, and of memory."""
     runs: dict[str, list[tuple[dict[str, float], ...]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
             with tempfile.TemporaryDirectory() as cache:
                 pair = tuple(started(program, name, threads, cache) for _ in range(2))
             runs[name].append(pair)
+            print(f"{name}: {pair}", file=sys.stderr, flush=True)
     return {
         name: {
             "cold": [statistics.median(cold[step] for cold, _ in found) for step in STEPS],
@@ -94,6 +94,7 @@ def measured(program: str, threads: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", nargs="+", choices=SIZES, default=["digits", "mnist"])
+    parser.add_argument("--contenders", nargs="+", help="by default all; of each minutes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="by default as fit: small programs take 1")
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -109,7 +110,10 @@ def main() -> None:
     print(written["machine"])
     for program in options.programs:
         threads = options.threads or (1 if SIZES[program].small else default)
-        rows = measured(program, threads, options.rounds)
+        known = [IMPORTS, *makers(SIZES[program])]
+        if unknown := set(options.contenders or ()) - set(known):
+            parser.error(f"expected some of {known}, got {sorted(unknown)}")
+        rows = measured(program, options.contenders or known, threads, options.rounds)
         written["programs"][program] = {"threads": threads, "rows": rows}
         print(f"\n**{program}** {SIZES[program]}, threads: {threads}\n")
         print("| | first step, s | second | first, code cached | second | most memory, MiB |")
