@@ -1,8 +1,11 @@
 r"""State spaces of 20 and 80 steps: one site for a whole chain beside a site per step.
 
 The same networks and data, in two kinds: ``deep``, whose transitions are perceptrons and whose
-guide reads the data backwards; ``linear``, whose transitions are matrices. Each contender runs
-in a process of its own, with an empty cache of the compiler: ``python benchmarks/chains.py``.
+guide reads the data backwards; ``linear``, whose transitions are matrices. Each pair of contenders
+has a process of its own, with an empty cache of the compiler. Both must agree on the loss on
+average, and then take steps by turns; ratios are of medians of one round, with their quartiles.
+
+    uv run benchmarks/chains.py
 """
 
 import argparse
@@ -12,8 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ import pyro.optim
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
-from steps import described, write
+from reports import described, quartiles, write
+from sizes import RATE, WARM, Contender
+from steps import block, check_start, race
 from torch import Tensor, nn
 
 from pyro_vae import SVI
@@ -34,7 +37,8 @@ from pyro_vae.nn import mlp, positive
 from pyro_vae.recurrence import recur
 
 N, F, D, H = 64, 16, 8, 32  # data in a batch, features, states, hidden
-KINDS, LENGTHS, CONTENDERS = ("deep", "linear"), (20, 80), ("captured", "pyro")
+KINDS, LENGTHS = ("deep", "linear"), (20, 80)
+OURS, PYRO = "captured", "pyro"
 BARS = {"ratio": 0.25, "first": 30.0}
 
 
@@ -99,29 +103,35 @@ class Guide(PyroModule):
         return torch.tanh(self.cell(state) + row)
 
 
-def contender(name: str, kind: str) -> Callable[[Tensor], object]:
-    torch.manual_seed(0)
-    whole, deep = name != "pyro", kind == "deep"
-    pair = Model(deep, whole), Guide(deep, whole)
-    if name == "pyro":
-        svi = pyro.infer.SVI(*pair, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
-        return svi.step
-    return SVI(*pair, partial(torch.optim.Adam, lr=1e-3), capture=name == "captured").step
+def contenders(kind: str) -> dict[str, Contender]:
+    r"""Both, with the same weights."""
+    pairs = []
+    for whole in (True, False):
+        torch.manual_seed(0)
+        pairs.append((Model(kind == "deep", whole), Guide(kind == "deep", whole)))
+    ours = SVI(*pairs[0], partial(torch.optim.Adam, lr=RATE), capture=True)
+    theirs = pyro.infer.SVI(*pairs[1], pyro.optim.Adam({"lr": RATE}), pyro.infer.Trace_ELBO())
+    return {OURS: Contender(ours.step), PYRO: Contender(theirs.step)}
 
 
-def measure(name: str, kind: str, length: int, count: int) -> dict[str, float]:
-    r"""Seconds of the first two steps, milliseconds of later ones (median)."""
+def measure(kind: str, length: int, rounds: int, steps: int) -> dict[str, Any]:
+    r"""Seconds of the first two steps, milliseconds of later ones, and their ratio."""
     torch.set_num_threads(1)
-    x, step = torch.randn(N, length, F), contender(name, kind)
-    times = []
-    for _ in range(count + 5):
-        start = time.perf_counter()
-        step(x)
-        times.append(time.perf_counter() - start)
-    return {"first": sum(times[:2]), "ms": 1e3 * statistics.median(times[5:])}
+    torch.manual_seed(0)
+    data, found = [torch.randn(N, length, F)], contenders(kind)
+    begun = {name: block(each, data, WARM) for name, each in found.items()}
+    losses = {name: torch.tensor(taken.losses) for name, taken in begun.items()}
+    check_start(OURS, losses[OURS], losses[PYRO], exact=0)
+    blocks = race(found, data, rounds, steps)
+    medians = {name: [statistics.median(b.clock) for b in own] for name, own in blocks.items()}
+    return {
+        "first": {name: sum(taken.clock[:2]) for name, taken in begun.items()},
+        "ms": {name: 1e3 * statistics.median(own) for name, own in medians.items()},
+        "ratio": quartiles([a / b for a, b in zip(medians[OURS], medians[PYRO], strict=True)]),
+    }
 
 
-def alone(*arguments: object) -> dict[str, float]:
+def alone(*arguments: object) -> dict[str, Any]:
     r"""Measures in a new process, whose compiler has nothing in its cache."""
     with tempfile.TemporaryDirectory() as folder:
         found = subprocess.run(
@@ -131,38 +141,40 @@ def alone(*arguments: object) -> dict[str, float]:
             text=True,
             check=True,
         )
-    measured: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
     return measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--one", nargs=4, metavar=("NAME", "KIND", "LENGTH", "COUNT"))
-    parser.add_argument("--count", type=int, default=50, help="steps that are timed")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="of both, at least 2")
+    parser.add_argument("--steps", type=int, default=10, help="of each in a round")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     if options.one:
-        name, kind, length, count = options.one
-        print(json.dumps(measure(name, kind, int(length), int(count))))
+        kind, *numbers = options.one
+        print(json.dumps(measure(kind, *map(int, numbers))))
         return
-    print(f"batch {N}, {F} features, {D} states, {H} hidden; torch {torch.__version__}, 1 thread\n")
+    if options.rounds < 2:
+        parser.error("expected at least 2 rounds, for quartiles")
+    print(f"{described()}; batch {N}, {F} features, {D} states, {H} hidden; 1 thread\n")
     print("| kind | steps | Pyro, ms | captured, ms | ÷ Pyro (≤ 0.25) | first steps, s (≤ 30) |")
     print("|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
     for kind in options.kinds:
         for length in options.lengths:
-            ours, theirs = (alone(each, kind, length, options.count) for each in CONTENDERS)
-            ratio = ours["ms"] / theirs["ms"]
+            found = alone(kind, length, options.rounds, options.steps)
+            middle, low, high = found["ratio"]
             print(
-                f"| {kind} | {length} | {theirs['ms']:.1f} | {ours['ms']:.2f} | {ratio:.3f} | "
-                f"{ours['first']:.1f} |",
+                f"| {kind} | {length} | {found['ms'][PYRO]:.1f} | {found['ms'][OURS]:.2f} | "
+                f"{middle:.3f} ({low:.3f}–{high:.3f}) | {found['first'][OURS]:.1f} |",
                 flush=True,
             )
-            row = {"kind": kind, "length": length, "ratio": ratio, **ours, "pyro": theirs}
-            rows.append(row)
-            write(options.json, {"machine": described(), "rows": rows})
+            rows.append({"kind": kind, "length": length, **found})
+            write(options.json, {"machine": described(), "bars": BARS, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ ADAM, FUSED = "torch, Adam", "torch, fused Adam"
 LOSS, STEP = "torch, loss compiled, fused Adam", "torch, step compiled"
 COMPILED = (LOSS, STEP)
 SCAN = "NumPyro, lax.scan"
-OUTSIDE = {"numpyros": "NumPyro", "pythaes": "pythae"}  # files that need the group
+# files that need the group, and the libraries that their contenders are named after
+OUTSIDE = {"numpyros": "NumPyro", "pythaes": "pythae"}
 
 Step = Callable[[Tensor], Any]  # a tensor, or Pyro's float
 Pair = tuple[Callable[..., object], Callable[..., object]]
@@ -177,10 +178,7 @@ def pyros(size: Size, loss: pyro.infer.ELBO) -> Step:
 
 
 def pyro_makers(size: Size) -> Makers:
-    r"""Pyro's own bounds; its weighted one sums the batch first, which is as much work.
-
-    ``JitTrace_ELBO`` takes 20 s a step for convolutions, and is left out there.
-    """
+    r"""Pyro's own bounds; ``JitTrace_ELBO`` takes 20 s a step for convolutions: not there."""
     if size.particles == 1:
         found: Makers = {
             TRACE: lambda: Contender(pyros(size, pyro.infer.Trace_ELBO()), sampled=True),
@@ -195,13 +193,15 @@ def pyro_makers(size: Size) -> Makers:
         return found
     options = {"vectorize_particles": True, "max_plate_nesting": 1}
     loss = pyro.infer.RenyiELBO(0, num_particles=size.particles, **options)
-    return {RENYI: lambda: Contender(pyros(size, loss), other=True)}
+    return {RENYI: lambda: Contender(pyros(size, loss))}
 
 
-def outside_makers(size: Size) -> Makers:
-    r"""Those of other libraries, where they are installed."""
+def outside_makers(size: Size, only: str | None = None) -> Makers:
+    r"""Those of other libraries, where they are installed, or only the one's of that name."""
     found: Makers = {}
     for file, library in OUTSIDE.items():
+        if only is not None and not only.startswith(library):
+            continue
         try:
             found |= import_module(file).makers(size)
         except ModuleNotFoundError as error:
@@ -209,8 +209,8 @@ def outside_makers(size: Size) -> Makers:
     return found
 
 
-def makers(size: Size) -> Makers:
-    r"""All of them, by name."""
+def makers(size: Size, only: str | None = None) -> Makers:
+    r"""All of them, by name; for ``only`` one no library is imported that it does not need."""
     return {
         **our_makers(size),
         **pyro_makers(size),
@@ -218,7 +218,7 @@ def makers(size: Size) -> Makers:
         FUSED: lambda: Contender(by_hand(size, fused=True)),
         LOSS: lambda: Contender(by_hand(size, fused=True, compiled=True), exact=0),
         STEP: lambda: Contender(by_hand_compiled(size), exact=0),
-        **outside_makers(size),
+        **outside_makers(size, only),
     }
 
 

@@ -7,8 +7,8 @@ Dynamically binarised MNIST; one layer of 50 latents between two tanh layers of 
 two layers, of 100 and 50, with two of 100 between them; batches of 100, Adam at 1e-3 with eps 1e-4,
 100,000 captured steps; the negative evidence by 5,000 particles on 1,000 random test images, and
 the units that are active there. Hours: it may run in the background, with its output in a file.
-Killed and started again it goes on where each row was; ``--show`` prints what there is, and
-changes nothing.
+Killed and started again it goes on where each row was, with more ``--steps``, too; ``--show``
+prints what there is, and changes nothing.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from layers import programs
+from reports import write
 
 import pyro_vae
 from pyro_vae.data import Data, load
@@ -61,14 +62,16 @@ class Clock:
         row = event.row
         self.ticks.append((time.perf_counter(), row["step"]))
         if row["epoch"] % self.every == 0:
-            bound = f"bound {row['objective']:.2f}, {self.milliseconds:.1f} ms a step"
+            ms = self.milliseconds
+            taken = "" if ms is None else f", {ms:.1f} ms a step"
+            bound = f"bound {row['objective']:.2f}{taken}"
             print(f"{self.name}: epoch {row['epoch']:.0f}, {bound}", flush=True)
 
     @property
-    def milliseconds(self) -> float:
-        r"""Those of a step, without the first epoch, which may compile; or NaN."""
+    def milliseconds(self) -> float | None:
+        r"""Those of a step, without the first epoch, which may compile, if there are two."""
         if len(self.ticks) < 2:
-            return math.nan
+            return None
         (start, before), (end, after) = self.ticks[0], self.ticks[-1]
         return 1e3 * (end - start) / (after - before)
 
@@ -104,18 +107,31 @@ def train(name: str, data: Data, folder: Path, seed: int, options: argparse.Name
     active = [key for key in found if key.startswith("active_units")]
     sites = [key for key in active if "." in key] or active  # of several, each and their sum
     units = [float(found[key]) for key in sites]
-    result = {"nll": float(found["nll"]), "units": units, "ms": clock.milliseconds}
-    (folder / RESULT).write_text(json.dumps(result))
+    figures = {"nll": float(found["nll"]), "units": units, "ms": clock.milliseconds}
+    write(folder / RESULT, {**figures, "setting": setting(options)})
 
 
 def epochs(data: Data, steps: int) -> int:
     return math.ceil(steps / math.ceil(len(data.train["x"]) / 100))
 
 
+def setting(options: argparse.Namespace) -> dict[str, int]:
+    r"""What a result must have in common with others of a table."""
+    return {key: getattr(options, key) for key in ("steps", "images", "particles")}
+
+
+def result(options: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
+    r"""That of a row, if it has one in this setting."""
+    path = folder / RESULT
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if found.get("setting") == setting(options) else None
+
+
 def reached(folder: Path) -> str:
     r"""How far a row is that has no result yet."""
     path = folder / "metrics.csv"
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""  # one may be half-written
+    rows = list(csv.DictReader(whole.splitlines()))
     if not rows:
         return "not begun"
     return f"at step {float(rows[-1]['step']):.0f}, bound {float(rows[-1]['objective']):.2f}"
@@ -127,7 +143,7 @@ def show(options: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|")
     for name in options.rows:
         folders = [place(options, name, seed) for seed in options.seeds]
-        done = [json.loads((f / RESULT).read_text()) for f in folders if (f / RESULT).exists()]
+        done = [found for f in folders if (found := result(options, f)) is not None]
         paper = PAPER.get(name, "–")
         if not done:
             print(f"| {name} | {'; '.join(map(reached, folders))} | | | | {paper} |")
@@ -135,7 +151,7 @@ def show(options: argparse.Namespace) -> None:
         nll = sum(found["nll"] for found in done) / len(done)
         single = ", ".join(f"{found['nll']:.2f}" for found in done)
         units = "; ".join("+".join(f"{n:.0f}" for n in found["units"]) for found in done)
-        ms = ", ".join(f"{found['ms']:.1f}" for found in done)
+        ms = ", ".join("–" if found["ms"] is None else f"{found['ms']:.1f}" for found in done)
         print(f"| {name} | {nll:.2f} | {single} | {units} | {ms} | {paper} |")
     print(
         f"\n{options.steps} steps; {torch.get_num_threads()} threads, torch {torch.__version__}, "
@@ -172,7 +188,7 @@ def main() -> None:
     for name in options.rows:
         for seed in options.seeds:
             folder = place(options, name, seed)
-            if not (folder / RESULT).exists():
+            if result(options, folder) is None:
                 train(name, data, folder, seed, options)
         show(options)
 

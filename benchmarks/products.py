@@ -3,7 +3,7 @@ r"""Steps and evidence with products of networks in bfloat16 beside float32.
     uv run benchmarks/products.py
 
 The programs are those of an MNIST VAE (784-400-50, batches of 128). Captured steps of both types
-take turns; ratios are of medians of one round, with their quartiles over rounds. Evidence: the
+take turns; ratios are of means of one round, with their quartiles over rounds. Evidence: the
 captured chunks of ``evaluate`` with K = 5000. All is CPU time, which other work on the machine
 changes little. What training loses says ``products_training.py``.
 """
@@ -12,63 +12,50 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from typing import Any, get_args
+from unittest import mock
 
-import pyro
 import torch
-from torch import Tensor
+from contenders import ours, programs
+from reports import quartiles
+from sizes import SIZES, Size, batches
 
-from pyro_vae import SVI, evaluate, multiply_in
+from pyro_vae import evaluate, multiply_in
 from pyro_vae.captured import Captured
-from pyro_vae.guides import AmortizedNormal
-from pyro_vae.models import VAE
-from pyro_vae.nn import mlp
-from pyro_vae.objectives import ELBO, IWAE
+from pyro_vae.evaluation import scores
 from pyro_vae.products import Products
 
 TYPES: tuple[Products, ...] = get_args(Products)
-adam = partial(torch.optim.Adam, lr=1e-3)
+SIZE = SIZES["mnist"]
 
 
-def pair() -> tuple[VAE, AmortizedNormal]:
-    pyro.set_rng_seed(0)
-    decoder, encoder = mlp(50, 784, (400,)), mlp(784, 100, (400,))
-    return VAE((784,), 50, decoder=decoder), AmortizedNormal((784,), {"z": 50}, encoder)
-
-
-def rows(count: int) -> Tensor:
-    return (torch.rand(count, 784) < 0.13).float()
-
-
-def stepper(products: Products, objective: Any) -> Callable[[], Any]:
-    svi = SVI(*pair(), adam, objective, capture=True, products=products)
-    x = rows(128)
+def stepper(size: Size, products: Products) -> Callable[[], Any]:
+    step, x = ours(size, capture=True, products=products).step, batches(size)[0]
     for _ in range(5):
-        svi.step(x)
-    return lambda: svi.step(x)
+        step(x)
+    return lambda: step(x)
 
 
-def seconds(call: Callable[[], Any], count: int) -> list[float]:
-    found = []
+def seconds(call: Callable[[], Any], count: int) -> float:
+    r"""Those of a call, on average: of one the kernel knows other threads' only to a tick."""
+    start = time.process_time()
     for _ in range(count):
-        start = time.process_time()
         call()
-        found.append(time.process_time() - start)
-    return found
+    return (time.process_time() - start) / count
 
 
-def compare(name: str, calls: dict[Products, Callable[[], Any]], rounds: int, count: int) -> None:
+def compare(name: str, size: Size, rounds: int, count: int) -> None:
     r"""Prints medians, and quartiles of ratios."""
+    calls = {kind: stepper(size, kind) for kind in TYPES}
     times = [{kind: seconds(call, count) for kind, call in calls.items()} for _ in range(rounds)]
-    medians = [{kind: statistics.median(t) for kind, t in found.items()} for found in times]
-    show(name, medians)
+    show(name, times)
 
 
-def show(name: str, medians: list[dict[Products, float]]) -> None:
-    single, half = ([1e3 * found[kind] for found in medians] for kind in TYPES)
+def show(name: str, times: list[dict[Products, float]]) -> None:
+    single, half = ([1e3 * found[kind] for found in times] for kind in TYPES)
     ratios = [b / a for a, b in zip(single, half, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    middle, low, high = quartiles(ratios)
     ms = f"{statistics.median(single):.2f} | {statistics.median(half):.2f}"
     print(f"| {name} | {ms} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
 
@@ -87,13 +74,10 @@ class Timed(Captured):
 
 def chunk_times(products: Products) -> list[float]:
     r"""Of captured chunks of 5,000 particles and 32 data, but for the first two and the last."""
-    from pyro_vae.evaluation import scores
-
     Timed.times = []
-    scores.Captured = Timed  # type: ignore[misc]
-    model, guide = (multiply_in(program, products) for program in pair())
-    evaluate(model, guide, rows(32), metrics=("nll",), particles=5000, capture=True)
-    scores.Captured = Captured  # type: ignore[misc]
+    model, guide = (multiply_in(program, products) for program in programs(SIZE))
+    with mock.patch.object(scores, "Captured", Timed):
+        evaluate(model, guide, batches(SIZE)[0][:32], ("nll",), 5000, capture=True)
     return Timed.times[2:-1]
 
 
@@ -103,14 +87,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", choices=("steps", "evidence"))
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("expected at least 2 rounds, for quartiles")
     torch.set_num_threads(options.threads)
 
     print("| work, CPU time | float32 ms | bfloat16 ms | ratio |\n|---|---|---|---|", flush=True)
     if options.only in (None, "steps"):
-        steps = {kind: stepper(kind, ELBO()) for kind in TYPES}
-        compare("MNIST VAE step", steps, options.rounds, 30)
-        steps = {kind: stepper(kind, IWAE(50)) for kind in TYPES}
-        compare("IWAE step, k = 50", steps, options.rounds, 4)
+        compare("MNIST VAE step", SIZE, options.rounds, 30)
+        compare("IWAE step, k = 50", replace(SIZE, particles=50), options.rounds, 4)
     if options.only in (None, "evidence"):
         found = [{kind: statistics.median(chunk_times(kind)) for kind in TYPES} for _ in range(3)]
         show("chunk of evidence, K = 5000", found)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from reports import write
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_vae import evaluate, fit
@@ -94,7 +95,7 @@ def main() -> None:
             name = key(products, seed, options.epochs)
             if name not in rows:
                 rows[name] = trained(products, seed, options.epochs)
-                options.file.write_text(json.dumps(rows, indent=1))
+                write(options.file, rows)
         show(rows, options.epochs)
 
 

@@ -65,12 +65,11 @@ def loop(size: Size) -> Contender:
     trainer.set_optimizer()
     trainer.callback_handler = CallbackHandler([TrainingCallback()], model)
 
-    def prepare(data: list[Tensor]) -> BaseDataset:
-        return dataset(cat(data))
+    def prepare(data: list[Tensor]) -> Any:
+        return trainer.get_train_dataloader(dataset(cat(data)))
 
-    def step(data: BaseDataset) -> list[Tensor]:
-        trainer.losses = []
-        trainer.train_loader = trainer.get_train_dataloader(data)
+    def step(loader: Any) -> list[Tensor]:
+        trainer.losses, trainer.train_loader = [], loader
         trainer.train_step(1)
         return [size.batch * loss for loss in trainer.losses]
 

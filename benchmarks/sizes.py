@@ -78,7 +78,6 @@ class Contender:
         sampled: Whether the loss has log-densities of the draw for the closed form of the KL.
         exact: How many of its first steps draw torch's own noise, as those by hand do.
         prepare: Makes of a block's batches what ``step`` takes; it is not timed.
-        other: Whether it has another bound, whose losses are not compared.
         store: Its own parameter store, since in Pyro's one store names would collide.
     """
 
@@ -86,7 +85,6 @@ class Contender:
     sampled: bool = False
     exact: int = WARM
     prepare: Callable[[list[Tensor]], Any] | None = None
-    other: bool = False
     store: Any = field(default_factory=lambda: {"params": {}, "constraints": {}})
     count: int = 0
 

@@ -12,16 +12,11 @@ thread are those of an idle machine. Contenders are in ``contenders.py``, whole 
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +36,10 @@ from contenders import (
     TRACE,
     by_hand,
     contenders,
+    our_makers,
 )
 from epochs import epochs
+from reports import described, quartiles, verdict, write
 from sizes import SIZES, WARM, Contender, Size, batches
 from torch import Tensor
 
@@ -85,18 +82,23 @@ def block(contender: Contender, data: list[Tensor], steps: int) -> Block:
     r"""Takes steps on the next batches."""
     xs = [data[i % len(data)] for i in range(contender.count, contender.count + steps)]
     contender.count += steps
-    if contender.prepare is not None:
-        return whole(contender, contender.prepare(xs), steps, len(data[0]))
-    clock, losses = [], []
     with pyro.get_param_store().scope(contender.store):
-        used = time.process_time()
-        for x in xs:
-            start = time.perf_counter()
-            loss = contender.step(x)
-            clock.append(time.perf_counter() - start)
-            losses.append(loss)
-        cpu = (time.process_time() - used) / steps
-    return Block(clock, cpu, [float(loss) / len(data[0]) for loss in losses])
+        if contender.prepare is None:
+            return single(contender, xs)
+        return whole(contender, contender.prepare(xs), steps, len(data[0]))
+
+
+def single(contender: Contender, xs: list[Tensor]) -> Block:
+    r"""Takes a step in each call."""
+    clock, losses = [], []
+    used = time.process_time()
+    for x in xs:
+        start = time.perf_counter()
+        loss = contender.step(x)
+        clock.append(time.perf_counter() - start)
+        losses.append(loss)
+    cpu = (time.process_time() - used) / len(xs)
+    return Block(clock, cpu, [float(loss) / len(xs[0]) for loss in losses])
 
 
 def whole(contender: Contender, prepared: Any, steps: int, size: int) -> Block:
@@ -117,9 +119,6 @@ def warmed(size: Size, data: list[Tensor]) -> dict[str, Contender]:
         expected[sampled] = torch.tensor(block(reference, data, WARM).losses)
     for name, contender in found.items():
         torch.manual_seed(1)
-        if contender.other:
-            block(contender, data, WARM)
-            continue
         losses = torch.tensor(block(contender, data, WARM).losses)
         check_start(name, losses, expected[contender.sampled], contender.exact)
     return found
@@ -142,7 +141,7 @@ def check_start(name: str, losses: Tensor, expected: Tensor, exact: int) -> None
 
 def check_end(found: Mapping[str, Contender], blocks: Mapping[str, list[Block]]) -> None:
     r"""Raises unless all still train alike; sampled divergences are noisier, and train slower."""
-    means = {n: statistics.mean(blocks[n][-1].losses) for n in found if not found[n].other}
+    means = {name: statistics.mean(blocks[name][-1].losses) for name in found}
     for name, found in means.items():
         if not abs(found / means[FUSED] - 1) <= 0.05:
             raise SystemExit(f"{name}: expected a last loss within 5 % of others', got {means}")
@@ -188,12 +187,6 @@ def summary(times: Times) -> dict[str, Any]:
     return {"faster": faster, "times": rows}
 
 
-def quartiles(values: list[float]) -> list[float]:
-    r"""The median, and the quartiles around it."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return [middle, low, high]
-
-
 def show_steps(name: str, found: Mapping[str, Any]) -> None:
     print(f"\n**{name}** {SIZES[name]}, threads: {torch.get_num_threads()}\n")
     clock, cpu = found["clock"], found["cpu"]
@@ -211,13 +204,9 @@ def show_steps(name: str, found: Mapping[str, Any]) -> None:
             print(f"{own} ÷ {base}: {verdict(values[0], most)}; of CPU time {values[1]:.3f}.")
 
 
-def verdict(value: float, most: float) -> str:
-    return f"{value:.3f}, to reach ≤ {most}: {'reached' if value <= most else 'not reached'}"
-
-
 def show_epochs(data: list[Tensor], count: int) -> list[dict[str, Any]]:
     r"""Prints and returns what epochs of the MNIST-sized VAE took."""
-    captured = Contender(contenders(SIZES["mnist"])[CAPTURED].step)
+    captured = our_makers(SIZES["mnist"])[CAPTURED]()
     block(captured, data, WARM)
     print(f"\n**epochs** of 60,000 x 784, {SIZES['mnist']}, captured, the median of {count}\n")
     print("| binarisation | run_dir | validation | s an epoch | ms a step | ÷ (steps x step) |")
@@ -252,20 +241,6 @@ def show_load(name: str, threads: int, rounds: int, steps: int) -> dict[str, Any
         row = f"{before['ms']:.3f} | {after['ms']:.3f} | {after['ms_90']:.3f}"
         print(f"| {contender} | {row} | {after['ms'] / before['ms']:.1f} |")
     return {"threads": threads, "alone": alone, "loaded": loaded}
-
-
-def described() -> str:
-    r"""The machine and the versions of what runs on it."""
-    found = [f"{os.cpu_count()} cores, {platform.machine()}", f"Python {platform.python_version()}"]
-    for library in ("torch", "pyro-ppl", "jax", "numpyro", "pythae"):
-        with suppress(PackageNotFoundError):
-            found.append(f"{library} {version(library)}")
-    return ", ".join(found)
-
-
-def write(path: Path, found: Mapping[str, Any]) -> None:
-    r"""Writes what is known so far."""
-    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:
