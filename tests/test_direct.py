@@ -212,11 +212,11 @@ def test_what_is_only_read_counts_as_the_same() -> None:
 
 def test_tensors_that_moved_are_found(direct: Graph, total: Tensor) -> None:
     before, x = total.clone(), torch.ones(4, 3)
-    total.data = torch.full((3,), 10.0)
+    total.data = torch.arange(10.0, 13.0).repeat_interleave(2)[::2]  # with other strides, too
     for _ in range(3):  # by torch, watched, and by itself again
         direct(x)
 
-    torch.testing.assert_close(total, torch.full((3,), 22.0))
+    torch.testing.assert_close(total, torch.arange(22.0, 25.0))
     torch.testing.assert_close(before, torch.zeros(3))
     assert direct._direct is not None
 
