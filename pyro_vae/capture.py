@@ -125,7 +125,7 @@ class Capture:
             self._refuse(error)
             return None
 
-    def again(self, args: tuple[Tensor, ...]) -> Tensor | None:
+    def again(self, args: Args) -> Tensor | None:
         r"""Takes the last step's graph again, and returns the loss; None if that cannot be.
 
         Nothing but the contents of tensors may have changed in between.

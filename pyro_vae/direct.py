@@ -3,6 +3,7 @@ r"""What the compiler made of a graph, called without all that happens around ea
 __all__ = ["Direct"]
 
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import Any, Self
 from unittest import mock
 
@@ -12,6 +13,8 @@ from torch._C._dynamo.guards import GlobalStateGuard
 from torch._inductor.output_code import CompiledFxGraph
 
 Run = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
+
+_watching = RLock()
 
 
 class Direct:
@@ -40,7 +43,7 @@ class Direct:
     ) -> None:
         self.code, self.order, self.results, self.written = code, order, results, written
         self.kinds = [_kind(tensor) for tensor in batch]
-        self.modes = torch._C._len_torch_function_stack()
+        self.modes = _modes()
         self.state = GlobalStateGuard()
 
     @classmethod
@@ -53,9 +56,8 @@ class Direct:
         results are those of the function, each once, as they are.
         """
         tensors = [*inputs, *batch]
-        before = [tensor._version for tensor in tensors]
+        before = list(map(_version, tensors))
         calls: list[tuple[CompiledFxGraph, list[Any], list[Any]]] = []
-        call = CompiledFxGraph.__call__
 
         def watch(code: CompiledFxGraph, arguments: Any) -> Any:
             given = list(arguments)  # the code empties it
@@ -63,22 +65,27 @@ class Direct:
             calls.append((code, given, list(found)))
             return found
 
-        with mock.patch.object(CompiledFxGraph, "__call__", watch):
-            outputs = run(inputs, batch)
-        if len(calls) != 1 or {tensor.device.type for tensor in tensors} != {"cpu"}:
+        with _watching:  # one thread at a time
+            call = CompiledFxGraph.__call__
+            with mock.patch.object(CompiledFxGraph, "__call__", watch):
+                outputs = run(inputs, batch)
+        distinct = len(set(map(id, tensors))) == len(tensors)
+        on_cpu = {tensor.device.type for tensor in tensors} == {"cpu"}
+        if len(calls) != 1 or not distinct or not on_cpu:
             return outputs, None
         code, given, found = calls[0]
         order, results = _places(given, tensors), _places(outputs, found)
-        if order is None or results is None:
+        # any other result is what torch still writes to an argument
+        if order is None or results is None or _places(found, outputs) is None:
             return outputs, None
-        written = [i for i, t in enumerate(tensors) if t._version != before[i]]
+        written = [i for i, t in enumerate(tensors) if _version(t) != before[i]]
         return outputs, cls(code, order, results, written, batch)
 
-    def fits(self, batch: Sequence[Tensor]) -> bool:
+    def fits(self, batch: Sequence[Any]) -> bool:
         r"""Whether the code was made for such arguments, threads and modes."""
         return (
             [_kind(tensor) for tensor in batch] == self.kinds
-            and torch._C._len_torch_function_stack() == self.modes
+            and _modes() == self.modes
             and self.state.check()
         )
 
@@ -91,8 +98,20 @@ class Direct:
         return [found[i] for i in self.results]
 
 
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    return type(tensor), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+def _kind(value: Any) -> tuple[Any, ...] | None:
+    r"""What code is made for: besides sizes, the device, and signs that are still to be changed."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return None
+    keys = torch._C._dispatch_keys(value)
+    return type(value), value.shape, value.stride(), value.dtype, keys, value.requires_grad
+
+
+def _modes() -> list[Any]:
+    return [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # where torch counts none
 
 
 def _places(some: Sequence[Any], among: Sequence[Any]) -> list[int] | None:

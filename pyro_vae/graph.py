@@ -119,7 +119,7 @@ class Graph:
         self._given = leaves, _ = flatten(args, kwargs)
         if not all(map(Tensor.is_set_to, self.free, self._places)):
             self._bind()  # a module was moved: its parameters are the same, their memory is not
-        batch = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        batch = [_resolved(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
         traces = self.traces
         try:
             with torch.no_grad():
@@ -130,13 +130,15 @@ class Graph:
             raise _refusal(error) from error
         return found if self._outputs is None else tree_unflatten(found, self._outputs)
 
-    def again(self, batch: list[Tensor]) -> list[Tensor] | None:
+    def again(self, batch: list[Any]) -> list[Tensor] | None:
         r"""What a call returns, flat, right after another one; None where only a call can tell.
 
         Nothing but the contents of tensors may have changed in between.
         """
+        if self._direct is None or self._given[1] != len(batch):  # it had names, or trees
+            return None
         with torch.no_grad():
-            if self._direct is None or not self._direct.fits(batch):
+            if not self._direct.fits(batch):
                 return None
             return self._direct(self._inputs, batch)
 
@@ -211,6 +213,11 @@ def _usual(free: Iterable[Tensor]) -> dict[str, Any]:
 def _only_tensors(guards: Sequence[Any]) -> list[bool]:
     r"""Which of the compiler's guards are looked at before each call: not those on our lists."""
     return [guard.guard_type not in _OURS for guard in guards]
+
+
+def _resolved(tensor: Tensor) -> Tensor:
+    # the compiler's code passes over signs that are still to be changed, as in z.conj().imag
+    return tensor.resolve_conj().resolve_neg()
 
 
 def _free_sizes(tensor: Tensor, sizes: Sequence[int] | None) -> Tensor:

@@ -67,7 +67,7 @@ class Step:
         gradients = dict(zip(self._kept, values[len(metrics) :], strict=True))
         return loss, metrics, gradients
 
-    def again(self, args: tuple[Tensor, ...]) -> Tensor | None:
+    def again(self, args: tuple[Any, ...]) -> Tensor | None:
         r"""Takes the step right after another one; None if it has to be called.
 
         Nothing but the contents of tensors may have changed in between.

@@ -3,7 +3,8 @@ r"""Stochastic variational inference: one optimisation step."""
 __all__ = ["SVI"]
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from copy import deepcopy
 from typing import Any, get_args
 
@@ -162,7 +163,7 @@ class SVI:
         self.capture.took()
         return found
 
-    def steps(self, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> Tensor:
+    def steps(self, batches: Iterable[Tensor | Sequence[Tensor]]) -> Tensor:
         r"""Takes a step on each batch in turn; returns the losses before them.
 
         They are the steps that :meth:`step` takes, one after another. Where these run as one
@@ -170,7 +171,8 @@ class SVI:
         third of the time of small networks.
 
         Arguments:
-            batches: What the programs are called with, each time: a tensor, or several.
+            batches: What the programs are called with, each time: a tensor, or several. All of
+                them are made before the first step.
 
         Returns:
             The losses, detached, with shape :math:`(B)` for :math:`B` batches.
@@ -188,20 +190,23 @@ class SVI:
             >>> svi.steps(torch.eye(4).expand(10, 4, 4)).shape
             torch.Size([10])
         """
-        rows = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
-        if not rows:
+        left = deque(tuple(b) if isinstance(b, tuple | list) else (b,) for b in batches)
+        if not left:
             raise ValueError("expected at least one batch, got none")
-        losses = [self.step(*rows[0])]
-        with few_threads(self._size * _rows(rows[0], {})):
-            for args in rows[1:]:
-                loss = self.capture.again(args)
-                if loss is None:
-                    loss = self.step(*args)
-                else:
-                    self._check_taken(loss, args, {})
-                    self.capture.took()
-                losses.append(loss)
+        losses: list[Tensor] = []
+        while left:
+            args = left.popleft()
+            losses.append(self.step(*args))
+            with few_threads(self._size * _rows(args, {})):
+                losses += self._again(left)
         return torch.stack(losses)
+
+    def _again(self, left: deque[tuple[Any, ...]]) -> Iterator[Tensor]:
+        r"""Steps on the batches that the last one's graph takes, which are taken away."""
+        while left and (loss := self.capture.again(left[0])) is not None:
+            self._check_taken(loss, left.popleft(), {})
+            self.capture.took()
+            yield loss
 
     def _check_taken(self, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:

@@ -103,7 +103,9 @@ def test_a_config_repeats_its_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_other_commands_take_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
     made = document(capsys, *EM, "--out", "run")
-    found = document(capsys, "evaluate", "run", "--particles", "9")
+    flags = ("--particles", "9", "--products", "bfloat16")  # it has no networks that round
+    found = document(capsys, "evaluate", "run", *flags)
+    assert "mixture" not in found["estimates"]
     assert {n: found["estimates"][n] for n in made["estimates"]} == made["estimates"]
     assert found["estimates"]["elbo"]["value"] == -found["estimates"]["nll"]["value"]
     document(capsys, "sample", "run", "--count", "5")

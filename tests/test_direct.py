@@ -2,6 +2,7 @@ r"""Compiled code that is called itself: the same as the function that the compi
 
 from collections.abc import Callable
 from functools import partial
+from threading import Event, Thread
 from typing import Any
 
 import pyro
@@ -9,6 +10,7 @@ import pytest
 import torch
 from captures import F, N, adam, binary, programs, traced
 from torch import Tensor, nn
+from torch._inductor.output_code import CompiledFxGraph
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae import SVI
@@ -71,6 +73,7 @@ OTHERS: dict[str, Callable[[], Tensor]] = {
     "another type": lambda: torch.arange(12.0, dtype=torch.float32).view(4, 3),
     "another size": lambda: torch.arange(15.0).view(5, 3),
     "parameter": lambda: nn.Parameter(torch.arange(12.0).view(4, 3)),
+    "gradients": lambda: torch.arange(12.0).view(4, 3).requires_grad_(),
 }
 
 
@@ -78,15 +81,21 @@ OTHERS: dict[str, Callable[[], Tensor]] = {
 def test_other_batches_are_left_to_torch(
     kind: str, direct: Graph, total: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, x = counted(monkeypatch), OTHERS[kind]().detach()
-    if kind == "parameter":
-        x = OTHERS[kind]()
+    runs, x = counted(monkeypatch), OTHERS[kind]()
     assert direct.again([x]) is None
     doubled, *_ = direct(x)
 
     assert runs == []
     torch.testing.assert_close(doubled, 2 * x.detach())
     torch.testing.assert_close(total.to(x.dtype), x.detach().sum(0))
+
+
+def test_signs_that_are_still_to_be_changed_are(direct: Graph) -> None:
+    r"""As those of ``z.conj().imag`` are, here in memory of the usual order."""
+    x = torch._neg_view(-torch.arange(12.0).view(4, 3))
+    assert x.is_neg()
+    assert direct.again([x]) is None
+    torch.testing.assert_close(direct(x)[0], 2 * x)
 
 
 class Mode(TorchFunctionMode):
@@ -114,6 +123,71 @@ def test_other_threads_and_modes_are_left_to_torch(
     assert direct.again(x) is not None
 
 
+def test_another_mode_in_the_place_of_one_is_seen(direct: Graph) -> None:
+    x = [torch.ones(4, 3)]
+    direct._bind()  # so that the next call is watched
+    with Mode():
+        direct(*x)
+        assert direct.again(x) is not None
+    with Mode():
+        assert direct.again(x) is None
+
+
+def test_one_tensor_twice_is_left_to_torch() -> None:
+    r"""Nobody knows then which of both the code reads where others come."""
+    graph = Graph(lambda swap, x, y: [2 * x - y], [])
+    x, y = torch.ones(4, 3), torch.zeros(4, 3)
+    for one, other in ((x, x), (x, x), (x, y), (y, x), (x, x)):
+        torch.testing.assert_close(graph(one, other), [2 * one - other])
+
+
+def test_other_arguments_are_left_to_a_call() -> None:
+    graph = Graph(lambda swap, x, more: [x - more["y"]], [])
+    x, y = torch.ones(4, 3), torch.zeros(4, 3)
+    for _ in range(3):
+        graph(x, {"y": y})
+    assert graph._direct is not None
+    assert graph.again([x, y]) is None
+    assert graph.again([x, {"y": y}]) is None
+
+
+def test_batches_without_versions() -> None:
+    r"""As all tensors are that were made in inference mode."""
+    graph = Graph(lambda swap, x: [2 * x], [])
+    for value in (1.0, 2.0, 3.0):
+        with torch.inference_mode():
+            x = torch.full((3,), value)
+        torch.testing.assert_close(graph(x), [torch.full((3,), 2 * value)])
+    with torch.inference_mode():
+        torch.testing.assert_close(graph(x), [torch.full((3,), 6.0)])
+    assert graph._direct is not None
+
+
+def test_two_threads_may_watch() -> None:
+    r"""One after the other, so that none leaves behind what the other put into its place."""
+    call, inside, done = CompiledFxGraph.__call__, Event(), Event()
+
+    def first(*_: Any) -> list[Tensor]:
+        inside.set()
+        done.wait(0.3)  # in which the second would begin
+        return []
+
+    def second(*_: Any) -> list[Tensor]:
+        done.wait(1)
+        return []
+
+    def other() -> None:
+        inside.wait()
+        Direct.watched(second, [], [])
+
+    thread = Thread(target=other)
+    thread.start()
+    Direct.watched(first, [], [])
+    done.set()
+    thread.join()
+    assert CompiledFxGraph.__call__ is call
+
+
 def test_what_is_written_counts_as_changed(direct: Graph, total: Tensor) -> None:
     r"""So that a backward pass through what it was before is refused, as without us."""
     weight = torch.ones(3, requires_grad=True)
@@ -138,11 +212,11 @@ def test_what_is_only_read_counts_as_the_same() -> None:
 
 def test_tensors_that_moved_are_found(direct: Graph, total: Tensor) -> None:
     before, x = total.clone(), torch.ones(4, 3)
-    total.data = torch.full((3,), 10.0)
+    total.data = torch.arange(10.0, 13.0).repeat_interleave(2)[::2]  # with other strides, too
     for _ in range(3):  # by torch, watched, and by itself again
         direct(x)
 
-    torch.testing.assert_close(total, torch.full((3,), 22.0))
+    torch.testing.assert_close(total, torch.arange(22.0, 25.0))
     torch.testing.assert_close(before, torch.zeros(3))
     assert direct._direct is not None
 
@@ -200,7 +274,7 @@ def rows(count: int) -> list[Tensor]:
 def assert_same_run(one: SVI, other: SVI, batches: list[Any]) -> None:
     r"""Steps one by one, and all at once."""
     pyro.set_rng_seed(1)
-    losses = torch.stack([one.step(*b) if isinstance(b, tuple) else one.step(b) for b in batches])
+    losses = torch.stack([one.step(b) if isinstance(b, Tensor) else one.step(*b) for b in batches])
     pyro.set_rng_seed(1)
     torch.testing.assert_close(other.steps(batches), losses, rtol=0, atol=0)
     torch.testing.assert_close(other.tensors(), one.tensors(), rtol=0, atol=0)
@@ -220,14 +294,14 @@ def test_steps_all_at_once_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch)
     one, other = twice(pyro.optim.ClippedAdam({"lr": 0.01, "lrd": 0.9}), capture=True)  # type: ignore[attr-defined]
     runs = counted(monkeypatch)
     batches = rows(8)
-    assert_same_run(one, other, [*batches[:6], binary(3), (batches[6],), batches[7]])
+    assert_same_run(one, other, [*batches[:6], binary(3), (batches[6],), (batches[7],)])
     assert len(runs) == 2 * 5  # not the first, that of another size, compilation and watching
 
 
 @pytest.mark.parametrize("capture", [False, True])
 def test_all_at_once_without_the_compiler(capture: bool) -> None:
     one, other = map(traced, twice(capture=capture))
-    assert_same_run(one, other, rows(4))
+    assert_same_run(one, other, [*rows(4), [binary()]])  # as torch's loader gives them
 
 
 def test_programs_are_looked_at_anew_each_time() -> None:
@@ -258,6 +332,24 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
 
     torch.testing.assert_close(svi.tensors(), known.tensors(), rtol=0, atol=0)
     assert svi.capture.count == known.capture.count == 5
+
+
+def test_each_step_has_the_threads_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, guide = programs()
+    size = sum(p.numel() for program in (model, guide) for p in program.parameters())
+    monkeypatch.setattr("pyro_vae.threads._SMALL", 5 * size)
+    seen, before = [], torch.get_num_threads()
+    svi = SVI(model, guide, adam, capture=False)
+    svi.step(binary())
+    model.decoder.register_forward_pre_hook(
+        lambda _, args: seen.append((args[0].shape[-2], torch.get_num_threads()))
+    )
+    torch.set_num_threads(2)
+    try:
+        svi.steps([binary(3), binary(7), binary(3)])
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(3, 1), (7, 2), (3, 1)]
 
 
 def test_no_batch_is_refused() -> None:

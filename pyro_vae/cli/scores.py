@@ -36,6 +36,7 @@ from pyro_vae.evaluation.mixture_baseline import COMPONENTS
 from pyro_vae.evaluation.psis import is_loose
 from pyro_vae.likelihoods import Bernoulli, Binomial, Categorical, Poisson
 from pyro_vae.models import FiniteGaussianMixture, FiniteMixture
+from pyro_vae.programs import bare_program
 from pyro_vae.runs import Run
 
 _LARGE = 2**28  # elements that independent features are fitted to at most
@@ -290,7 +291,7 @@ def _baselines(
     simpler: dict[str, Callable[[Tensor, Tensor, Tensor], Estimate]] = {}
     if math.prod(x.shape) <= _LARGE:
         simpler["independent_features"] = partial(independent_evidence, likelihood)
-    is_mixture = isinstance(run.model, FiniteMixture | FiniteGaussianMixture)
+    is_mixture = isinstance(bare_program(run.model), FiniteMixture | FiniteGaussianMixture)
     if not is_mixture and math.prod(x.shape) * likelihood.parameters_per_feature <= _LARGE_MIXED:
         simpler["mixture"] = partial(mixture_evidence, likelihood, seed=seed)
     if not simpler:
