@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 Step = Callable[..., Tensor]
 
-# what the compiler of earlier ones makes of regions was not tried: there, graphs are unrolled
+# what the compiler of earlier ones, or for accelerators, makes of regions was not tried
 _REGIONS = torch.__version__ >= "2.15"
 
 # steps that are compiled together: more take longer to compile, fewer take longer to run
@@ -30,9 +30,9 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
 
     .. math:: z_t = f(z_{t-1}, u_t), \qquad t = 1, \dots, S
 
-    It is a loop, but in graphs a few steps are one function that is compiled once and called many
-    times: the time to compile it hardly grows with :math:`S`. For gradients the steps are taken
-    again, so that these have none themselves. A step is unrolled all the same if it writes to
+    It is a loop, but in graphs on the CPU a few steps are one function, compiled once and called
+    many times: compiling takes hardly longer for a larger :math:`S`. For gradients the steps are
+    taken again, so that these have none themselves. A step is unrolled all the same if it writes to
     tensors in place, differentiates, changes the kind of state, or draws otherwise than by
     ``normal_``, ``uniform_`` or ``exponential_``, as dropout does.
 
@@ -59,7 +59,8 @@ def recur(step: Step, state: Tensor, inputs: Sequence[Tensor], steps: int) -> Te
     size = _chunk(steps)
     # elsewhere a step is Python that runs once; Dynamo, if it reads this, sees a loop
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-    compiling = compiling and _REGIONS and not _is_inside()
+    tried = _REGIONS and state.device.type == "cpu"
+    compiling = compiling and tried and not _is_inside()
     seen = _look(step, state, inputs) if compiling and steps >= 2 * size else None
     whole = 0 if seen is None else steps // size
     parts = []
