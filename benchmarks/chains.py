@@ -81,7 +81,8 @@ class Guide(PyroModule):
 
     def __init__(self, deep: bool, whole: bool) -> None:
         super().__init__()
-        self.transition, self.whole, self.deep = Transition(H, deep), whole, deep
+        # Pyro's one store knows parameters by their names, which the model's must not be
+        self.combiner, self.whole, self.deep = Transition(H, deep), whole, deep
         self.encoder, self.cell = nn.Linear(F, H), nn.Linear(H, H)
 
     def forward(self, x: Tensor) -> None:
@@ -89,15 +90,15 @@ class Guide(PyroModule):
         if self.deep:
             first = h.new_zeros(h.shape[0], 1, H)
             h = recur(self.read, first, [h.flip(-2)], h.shape[-2]).flip(-2)
-        fn = self.transition(x.new_zeros(x.shape[0], D), h[:, 0])
+        fn = self.combiner(x.new_zeros(x.shape[0], D), h[:, 0])
         with pyro.plate("data", x.shape[0], dim=-1):
             if self.whole:
-                pyro.sample("z", MarkovChain(fn, self.transition, h[:, 1:]))
+                pyro.sample("z", MarkovChain(fn, self.combiner, h[:, 1:]))
                 return
             for t in pyro.markov(range(x.shape[1])):
                 z = pyro.sample(f"z_{t}", fn)
                 if t + 1 < x.shape[1]:
-                    fn = self.transition(z, h[:, t + 1])
+                    fn = self.combiner(z, h[:, t + 1])
 
     def read(self, state: Tensor, row: Tensor) -> Tensor:
         return torch.tanh(self.cell(state) + row)
