@@ -49,16 +49,12 @@ def probabilities(x: Tensor, likelihood: Likelihood, origin: str) -> Tensor:
     )
 
 
-def binarize(p: Tensor, generator: Generator | None) -> Tensor:
-    r"""Draws :math:`x_{nf} \sim \text{Bernoulli}(p_{nf})`, the same in single and double.
-
-    It takes a third of the time of ``torch.bernoulli``, which draws in double precision.
-    """
+def binarize(p: Tensor, generator: Generator) -> Tensor:
+    r"""Draws :math:`x_{nf} \sim \text{Bernoulli}(p_{nf})`, the same in single and double."""
     if isinstance(p, Lazy):
         return Packed.draw(p, partial(binarize, generator=generator))
-    place = p.device if generator is None else generator.device
-    uniform = torch.rand(p.shape, dtype=torch.float32, device=place, generator=generator)
-    return uniform.to(p.device).lt_(p.float()).to(p.dtype)
+    uniform = torch.rand(p.shape, dtype=torch.float32, device="cpu", generator=generator)
+    return (uniform.to(p.device) < p.float()).to(p)
 
 
 def _share(x: Tensor, total: int, dtype: torch.dtype) -> Tensor:

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from dataclasses import field as default
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Generator, Size, Tensor
 
-from pyro_vae.data.binarize import binarize
 from pyro_vae.data.feed import feed
 from pyro_vae.data.lazy import Lazy
+from pyro_vae.data.mapped import Packed
 from pyro_vae.data.standardize import Standardization
 from pyro_vae.data.tables import Columns
 from pyro_vae.likelihoods import Likelihood, Masked
@@ -168,7 +169,7 @@ class Data:
 
         if self.binarization == "dynamic":
             check_generator(generator, fields["x"].device)
-            return {**fields, "x": binarize(fields["x"], generator)}
+            return {**fields, "x": bernoulli(fields["x"], generator)}
         return fields
 
     def batches(
@@ -249,6 +250,13 @@ class Data:
                 )
                 found.update(field[rows.long().to(field.device)].cpu().numpy().tobytes())
         return found.hexdigest()
+
+
+def bernoulli(p: Tensor, generator: Generator | None) -> Tensor:
+    r"""Draws zeros and ones, in memory where the probabilities are."""
+    if isinstance(p, Lazy):
+        return Packed.draw(p, partial(torch.bernoulli, generator=generator))
+    return torch.bernoulli(p, generator=generator)
 
 
 def description(field: Tensor) -> dict[str, Any]:
