@@ -110,7 +110,9 @@ def show(folder: Path) -> None:
         lines += evidence_rows(parts["evidence"]["rows"])
     print("\n".join(lines))
     for row in parts.get("mnist", {}).get("epochs", []):
-        print(f"\nAn epoch, {row['binarization']}: {row['ratio']:.3f} of its steps.", end="")
+        extra = [key for key in ("run_dir", "validation") if row[key]]
+        what = ", ".join([row["binarization"], *extra])
+        print(f"\nAn epoch, {what}: {row['ratio']:.3f} of its steps.", end="")
     print()
 
 

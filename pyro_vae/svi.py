@@ -168,7 +168,7 @@ class SVI:
 
         They are the steps that :meth:`step` takes, one after another. Where these run as one
         graph on the CPU, nothing is looked at between two of them but tensors, which saves a
-        third of the time of small networks.
+        quarter of the time of small networks.
 
         Arguments:
             batches: What the programs are called with, each time: a tensor, or several. All of
